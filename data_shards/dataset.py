@@ -1,0 +1,347 @@
+"""Reading data set directories: one (ShardDataset), or several as one (Corpus).
+
+Samples are read at random through the index, one `pread` a member, and decoded by `members.py` only. Size, dtype and
+shape are checked at every read; the checksum, which costs as much as all the rest, when a process reads a member for
+the first time. Everything wrong with a data set is a DatasetError that says what to do.
+"""
+
+import bisect
+import hashlib
+import itertools
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from neurochorus.data_shards.index import Index
+from neurochorus.data_shards.manifest import Manifest, SessionEntry
+from neurochorus.data_shards.members import (
+    COVARIATES_MEMBER,
+    META_MEMBER,
+    SIGNAL_MEMBER,
+    MemberError,
+    decode_array,
+    decode_json,
+)
+from neurochorus.data_shards.naming import nearest_hint
+from neurochorus.data_shards.recording import SIGNAL_DTYPES, SPLITS
+
+MAX_OPEN_SHARDS = 128
+"Files that a reader keeps open; a process may commonly open 1024."
+
+
+class DatasetError(ValueError):
+    """Something is wrong with a data set on disk; `problems` has a line for each when several are known."""
+
+    def __init__(self, message: str, problems: Iterable[str] = ()):
+        self.problems = list(problems)
+        super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class Sample(NamedTuple):
+    """One sample as it was written; its arrays are read-only.
+
+    signal_TC: uint8 or uint16 counts per bin, or float32. covariates_TK: float32, the session's covariates side by side
+    in sorted name order, NaN where missing; None when it has none. meta: session_id, subject_id, split, segment, start,
+    bins, labels, bin_s (empty when it was not asked for).
+    """
+
+    key: str
+    session_id: str
+    signal_TC: np.ndarray
+    covariates_TK: np.ndarray | None
+    meta: dict[str, Any]
+
+
+class ShardDataset:
+    """A data set directory, checked on opening: format, index, and that every shard is there in full size.
+
+    May be pickled and forked: the files are opened where they are read. Not for use by several threads at once.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).absolute()
+        try:
+            self.manifest = Manifest.load(self.path)
+            self.manifest_hash = self.manifest.hash()
+            self.index = Index.load(self.path, self.manifest_hash)
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
+        problems = self._shard_problems() or self._index_problems()
+        if problems:
+            raise DatasetError(
+                f"{self.path}: not whole: copy it again, or write it again with launch/shard.py", problems
+            )
+        self._number = {entry.session_id: number for number, entry in enumerate(self.manifest.sessions)}
+        self._units = [len(entry.units) for entry in self.manifest.sessions]
+        self._widths = [sum(entry.covariates.values()) for entry in self.manifest.sessions]
+        self._places = {
+            "signal": (self.index.signal_offset, self.index.signal_bytes, self.index.signal_crc32),
+            "covariates": (self.index.covariates_offset, self.index.covariates_bytes, self.index.covariates_crc32),
+            "meta": (self.index.meta_offset, self.index.meta_bytes, self.index.meta_crc32),
+        }
+        self._intact = {member: np.zeros(len(self.index), dtype=bool) for member in self._places}
+        self._number_in_session = _count_within(self.index.session)
+        groups = self.index.session.astype(np.int64) * len(SPLITS) + self.index.split
+        self._rows_by_group = np.argsort(groups, kind="stable")
+        self._group_bounds = np.searchsorted(
+            groups[self._rows_by_group], np.arange(len(self.manifest.sessions) * len(SPLITS) + 1)
+        )
+        self._open_shards: OrderedDict[int, BinaryIO] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Samples of all sessions and splits."""
+        return len(self.index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.manifest_hash)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the shards; a later read opens them again."""
+        open_shards = getattr(self, "_open_shards", {})
+        while open_shards:
+            open_shards.popitem()[1].close()
+
+    def key(self, row: int) -> str:
+        """Return the webdataset key of a sample: session and number within it."""
+        session = self.manifest.sessions[self.index.session[row]]
+        return f"{session.session_id}-{self._number_in_session[row]:06d}"
+
+    def rows_of(self, session_id: str, split: str) -> np.ndarray:
+        """Return the rows of one session in one split, ascending, which is in order of time (int64)."""
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        if session_id not in self._number:
+            self.manifest.session(session_id)  # raises, naming the nearest
+        group = self._number[session_id] * len(SPLITS) + SPLITS.index(split)
+        return self._rows_by_group[self._group_bounds[group] : self._group_bounds[group + 1]]
+
+    def read(self, row: int, with_meta: bool = True) -> Sample:
+        """Read one sample, checked; without its meta it is not read, and `Sample.meta` is empty.
+
+        Raises DatasetError naming shard, key and member when bytes were damaged or are not what the manifest says, and
+        IndexError for a row that does not exist.
+        """
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.path}: row {row} of {len(self)} samples")
+        number = int(self.index.session[row])
+        entry = self.manifest.sessions[number]
+        bins = int(self.index.bins[row])
+        member = SIGNAL_MEMBER
+        try:
+            signal = decode_array(
+                self._member(row, "signal"), SIGNAL_DTYPES[entry.modality], (bins, self._units[number])
+            )
+            covariates, meta = None, {}
+            if self._widths[number]:
+                member = COVARIATES_MEMBER
+                covariates = decode_array(self._member(row, "covariates"), ("float32",), (bins, self._widths[number]))
+            if with_meta:
+                member = META_MEMBER
+                meta = decode_json(self._member(row, "meta"))
+                self._check_meta(meta, row, entry)
+        except (MemberError, OSError) as error:
+            shard = self.manifest.shards[self.index.shard[row]].file
+            raise DatasetError(
+                f"{self.path / shard}: {self.key(row)}.{member}: {error}; "
+                f"find all damage with `python launch/describe.py {self.path} --verify`, then copy the shard again or "
+                "write the data set again"
+            ) from error
+        return Sample(self.key(row), entry.session_id, signal, covariates, meta)
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Read everything; raises DatasetError with every problem found: checksums, sizes, counts, order, stray files.
+
+        `progress` is called with the bytes checked so far and in all.
+        """
+        from neurochorus.data_shards.verify import dataset_problems
+
+        problems = dataset_problems(self, progress)  # pyright: ignore[reportArgumentType]  (one file, two names: typings/)
+        if problems:
+            raise DatasetError(
+                f"{self.path}: {len(problems)} problems: copy the files again, or write the data set again", problems
+            )
+
+    def _member(self, row: int, name: str) -> bytes:
+        """The bytes of one member of a sample; their checksum is compared with the index the first time."""
+        offsets, sizes, checksums = self._places[name]
+        size = int(sizes[row])
+        data = os.pread(self._shard(int(self.index.shard[row])).fileno(), size, int(offsets[row]))
+        if len(data) != size:
+            raise MemberError(f"only {len(data)} of {size} bytes could be read: the shard was cut short")
+        if not self._intact[name][row]:
+            if zlib.crc32(data) != checksums[row]:
+                raise MemberError("the checksum does not fit: the bytes were changed after writing")
+            self._intact[name][row] = True
+        return data
+
+    def _shard(self, number: int) -> BinaryIO:
+        file = self._open_shards.get(number)
+        if file is None:
+            file = open(self.path / self.manifest.shards[number].file, "rb", buffering=0)  # noqa: SIM115
+            self._open_shards[number] = file
+            if len(self._open_shards) > MAX_OPEN_SHARDS:
+                self._open_shards.popitem(last=False)[1].close()
+        self._open_shards.move_to_end(number)
+        return file
+
+    def _check_meta(self, meta: dict[str, Any], row: int, entry: SessionEntry) -> None:
+        expected = {
+            "session_id": entry.session_id,
+            "subject_id": entry.subject_id,
+            "split": SPLITS[self.index.split[row]],
+            "start": int(self.index.start[row]),
+            "bins": int(self.index.bins[row]),
+        }
+        for name, value in expected.items():
+            if meta.get(name) != value:
+                raise MemberError(f"{name} is {meta.get(name)!r}; the index and the manifest say {value!r}")
+
+    def _shard_problems(self) -> list[str]:
+        problems = [] if self.manifest.sessions else ["manifest.json: lists no session"]
+        for shard in self.manifest.shards:
+            path = self.path / shard.file
+            if not path.is_file():
+                problems.append(f"{shard.file}: missing")
+            elif path.stat().st_size != shard.bytes:
+                problems.append(
+                    f"{shard.file}: {path.stat().st_size} bytes; the manifest says {shard.bytes}: "
+                    f"{'cut short' if path.stat().st_size < shard.bytes else 'something was added'}"
+                )
+        return problems
+
+    def _index_problems(self) -> list[str]:
+        """Rows that point outside the shards, sessions or splits, and counts other than the manifest's."""
+        index, shards = self.index, self.manifest.shards
+        problems = []
+        for column, limit in (
+            ("shard", len(shards)),
+            ("session", len(self.manifest.sessions)),
+            ("split", len(SPLITS)),
+        ):
+            values = getattr(index, column)
+            if len(values) and not (values.min() >= 0 and values.max() < limit):
+                problems.append(f"index.npz: column {column} has values outside 0..{limit - 1}")
+        if problems:
+            return problems
+        for number, found in enumerate(np.bincount(index.shard, minlength=len(shards))):
+            if found != shards[number].samples:
+                problems.append(
+                    f"index.npz: {found} samples in {shards[number].file}; the manifest says {shards[number].samples}"
+                )
+        sizes = np.array([shard.bytes for shard in shards], dtype=np.int64)[index.shard]
+        for name in ("signal", "covariates", "meta"):
+            offset, size = getattr(index, f"{name}_offset"), getattr(index, f"{name}_bytes")
+            outside = (offset < 0) | (size < 0) | (offset > sizes - size)
+            if outside.any():
+                problems.append(f"index.npz: row {int(outside.argmax())}: {name} lies outside its shard")
+        return problems
+
+
+class Corpus:
+    """Several data sets as one. A sample has one global row: the data sets' rows, one set after the other.
+
+    Raises DatasetError for a session id that two of them hold, for mixed modalities and for different bin widths.
+    """
+
+    def __init__(self, paths: str | Path | ShardDataset | Sequence[str | Path | ShardDataset]):
+        listed = [paths] if isinstance(paths, (str, Path, ShardDataset)) else list(paths)
+        if not listed:
+            raise DatasetError("no data set was given: set data.path to one or more data set directories")
+        self.datasets = [item if isinstance(item, ShardDataset) else ShardDataset(item) for item in listed]
+        self._first_rows = list(itertools.accumulate((len(dataset) for dataset in self.datasets), initial=0))
+        self._place: dict[str, int] = {}
+        for place, dataset in enumerate(self.datasets):
+            for entry in dataset.manifest.sessions:
+                self._add(entry, place)
+        self.sessions = [entry for dataset in self.datasets for entry in dataset.manifest.sessions]
+        self._entries = {entry.session_id: entry for entry in self.sessions}
+
+    def __len__(self) -> int:
+        """Samples of all data sets, sessions and splits."""
+        return self._first_rows[-1]
+
+    @property
+    def modality(self) -> str:
+        """`spikes` or `continuous`."""
+        return self.sessions[0].modality
+
+    @property
+    def bin_s(self) -> float:
+        """Width of a bin in seconds."""
+        return self.sessions[0].bin_s
+
+    def session(self, session_id: str) -> SessionEntry:
+        """Return the manifest entry of a session; an unknown id is a ValueError with the nearest ones."""
+        self.dataset_of(session_id)
+        return self._entries[session_id]
+
+    def dataset_of(self, session_id: str) -> ShardDataset:
+        """Return the data set that holds a session; an unknown id is a ValueError with the nearest ones."""
+        if session_id not in self._place:
+            where = ", ".join(str(dataset.path) for dataset in self.datasets)
+            raise ValueError(
+                f"no session {session_id!r} in {where}; {nearest_hint(session_id, self._place, 'sessions')}"
+            )
+        return self.datasets[self._place[session_id]]
+
+    def rows_of(self, session_id: str, split: str) -> np.ndarray:
+        """Return the global rows of one session in one split (train, valid, test), in order of time (int64)."""
+        rows = self.dataset_of(session_id).rows_of(session_id, split)
+        return rows + self._first_rows[self._place[session_id]]
+
+    def read(self, row: int, with_meta: bool = True) -> Sample:
+        """Read the sample with a global row; see ShardDataset.read."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} samples")
+        place = bisect.bisect_right(self._first_rows, row) - 1
+        return self.datasets[place].read(row - self._first_rows[place], with_meta)
+
+    def hash(self) -> str:
+        """Return 16 hex digits that change with the contents of any data set, or with their order."""
+        joined = "\n".join(dataset.manifest_hash for dataset in self.datasets)
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+    def _add(self, entry: SessionEntry, place: int) -> None:
+        path = self.datasets[place].path
+        if entry.session_id in self._place:
+            raise DatasetError(
+                f"session {entry.session_id!r} is in {self.dataset_of(entry.session_id).path} and again in {path}: "
+                "leave one data set out, or rename the session in its recipe if it is another recording"
+            )
+        first = self.datasets[0].manifest.sessions[0]
+        for name, fix in (
+            ("modality", "train one model for each"),
+            ("bin_s", "write one again with the other's bin_s"),
+        ):
+            ours, theirs = getattr(first, name), getattr(entry, name)
+            if ours != theirs:
+                raise DatasetError(
+                    f"{path}: session {entry.session_id!r} has {name} {theirs}, "
+                    f"session {first.session_id!r} of {self.datasets[0].path} has {ours}: {fix}"
+                )
+        self._place[entry.session_id] = place
+
+
+def _reopen(path: Path, manifest_hash: str) -> ShardDataset:
+    """Open a data set in another process, which must find what the first one found."""
+    dataset = ShardDataset(path)
+    if dataset.manifest_hash != manifest_hash:
+        raise DatasetError(f"{path}: was written anew while in use: start again")
+    return dataset
+
+
+def _count_within(groups: np.ndarray) -> np.ndarray:
+    """Number each entry among the equal ones in front of it, from 0: [5, 7, 5] gives [0, 0, 1]."""
+    order = np.argsort(groups, kind="stable")
+    in_order = groups[order]
+    counts = np.empty(len(groups), dtype=np.int64)
+    counts[order] = np.arange(len(groups)) - np.searchsorted(in_order, in_order)
+    return counts

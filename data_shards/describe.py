@@ -1,0 +1,94 @@
+"""What a data set directory holds, in numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neurochorus.data_shards.index import Index
+from neurochorus.data_shards.manifest import Manifest
+from neurochorus.data_shards.recording import SPLITS
+
+
+@dataclass(frozen=True)
+class SessionSummary:
+    """One session; level_C is each unit's mean on the train split, in spikes/s or the continuous signal's own unit."""
+
+    session_id: str
+    subject_id: str
+    modality: str
+    bin_s: float
+    units: int
+    silent_units: int
+    regions: int
+    hours: float
+    samples: dict[str, int]
+    level_C: np.ndarray
+    covariates: dict[str, int]
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    name: str
+    manifest_hash: str
+    sessions: list[SessionSummary]
+    splits: dict[str, dict[str, int]]
+    longest_bins: int
+    shards: int
+    shard_bytes: int
+
+    @property
+    def subjects(self) -> dict[str, list[SessionSummary]]:
+        """Subject -> its sessions, in the order of the data set."""
+        found: dict[str, list[SessionSummary]] = {}
+        for session in self.sessions:
+            found.setdefault(session.subject_id, []).append(session)
+        return found
+
+
+def summarise(directory: Path) -> DatasetSummary:
+    """Return the summary of a data set; reads manifest and index only.
+
+    Raises ValueError when either is missing, damaged or of another data set, or when a shard is missing or has
+    another size than the manifest says.
+    """
+    manifest = Manifest.load(directory)
+    index = Index.load(directory, manifest.hash())
+    problems = []
+    for shard in manifest.shards:
+        path = directory / shard.file
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard.bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            problems.append(f"{shard.file} {found}; expected {shard.bytes} bytes")
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise ValueError(f"{directory}: shards are not as written; copy or write the data set again\n{listed}")
+    return DatasetSummary(
+        name=manifest.name,
+        manifest_hash=manifest.hash(),
+        sessions=[_summarise_session(manifest, index, number) for number in range(len(manifest.sessions))],
+        splits={split: manifest.splits[split] for split in SPLITS},
+        longest_bins=int(index.bins.max()),
+        shards=len(manifest.shards),
+        shard_bytes=sum(shard.bytes for shard in manifest.shards),
+    )
+
+
+def _summarise_session(manifest: Manifest, index: Index, number: int) -> SessionSummary:
+    entry = manifest.sessions[number]
+    rows = index.session == number
+    level_C = np.array(entry.unit_mean)
+    return SessionSummary(
+        session_id=entry.session_id,
+        subject_id=entry.subject_id,
+        modality=entry.modality,
+        bin_s=entry.bin_s,
+        units=len(entry.units),
+        silent_units=int((np.array(entry.unit_sd) == 0).sum()),
+        regions=len({unit.get("region", "") for unit in entry.units} - {""}),
+        hours=float(index.bins[rows].sum()) * entry.bin_s / 3600,
+        samples={split: int((index.split[rows] == code).sum()) for code, split in enumerate(SPLITS)},
+        level_C=level_C / entry.bin_s if entry.modality == "spikes" else level_C,
+        covariates=entry.covariates,
+    )

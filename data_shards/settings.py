@@ -1,0 +1,132 @@
+"""Settings: dataclasses read from YAML or JSON with every problem found at once.
+
+A misspelt key, a wrong type and a missing value are all collected and raised together, each with its
+path (`dynamics.width`) and, for an unknown key, the nearest valid one. A settings class is a plain
+dataclass decorated with `@settings`; the string under a field is its explanation.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+
+class SettingsError(ValueError):
+    """All problems of one settings source; `problems` has a line for each."""
+
+    def __init__(self, where: str, problems: list[str]):
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{where}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+@typing.dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make a class a frozen, keyword-only dataclass whose unknown keys are errors."""
+    cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def parse_settings(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build `cls` from nested plain values; `where` names the source in errors.
+
+    Raises SettingsError with all problems. A class may define `problems(self) -> list[str]` for
+    combinations of values that cannot work; the lists of all nested classes are raised together.
+    """
+    try:
+        made = TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise SettingsError(where, [_explain(cls, item) for item in error.errors()]) from None
+    problems = list(_combination_problems(made, ""))
+    if problems:
+        raise SettingsError(where, problems)
+    return made
+
+
+def read_settings(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:
+    """Read a YAML file into `cls`, with `section.key=value` overrides applied on top."""
+    path = Path(path)
+    if not path.is_file():
+        raise SettingsError(str(path), ["the file does not exist: check the path"])
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(str(path), [f"not valid YAML: {error}"]) from None
+    if not isinstance(values, dict):
+        raise SettingsError(str(path), [f"expected a mapping of settings, found {type(values).__name__}"])
+    return parse_settings(cls, apply_overrides(values, overrides), str(path))
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of `values` with `a.b=value` assignments made; values are read as YAML."""
+    result: dict[str, Any] = _copy(values)
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator or not path:
+            raise SettingsError("command line", [f"'{override}' is not of the form section.key=value"])
+        *parents, last = path.split(".")
+        node = result
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[last] = yaml.safe_load(text)
+    return result
+
+
+def settings_to_dict(made: Any) -> dict[str, Any]:
+    """Turn a settings object into plain values that YAML and JSON can hold."""
+    return TypeAdapter(type(made)).dump_python(made, mode="json")
+
+
+def _copy(values: Any) -> Any:
+    return {key: _copy(value) for key, value in values.items()} if isinstance(values, dict) else values
+
+
+def _explain(cls: type, item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "unexpected_keyword_argument":
+        valid = _fields_at(cls, item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(sorted(valid))}"
+        return f"{path}: unknown key; {hint}"
+    if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{path}: missing; this setting has no default"
+    return f"{path}: {item['msg'][0].lower()}{item['msg'][1:]}; found {item['input']!r}"
+
+
+def _fields_at(cls: Any, loc: Iterable[Any]) -> list[str]:
+    """Names of the fields of the dataclass that sits at a path below `cls`."""
+    for part in loc:
+        kinds = [kind for kind in _dataclasses_in(cls)]
+        hints = [typing.get_type_hints(kind) for kind in kinds]
+        matches = [hint[part] for hint in hints if part in hint]
+        if matches:
+            cls = matches[0]
+    return [field.name for kind in _dataclasses_in(cls) for field in dataclasses.fields(kind)]
+
+
+def _dataclasses_in(annotation: Any) -> list[Any]:
+    if dataclasses.is_dataclass(annotation):
+        return [annotation]
+    return [kind for argument in typing.get_args(annotation) for kind in _dataclasses_in(argument)]
+
+
+def _combination_problems(made: Any, path: str) -> Iterable[str]:
+    if not dataclasses.is_dataclass(made):
+        return
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        members = value.values() if isinstance(value, dict) else [value]
+        for member in members:
+            yield from _combination_problems(member, f"{path}{field.name}.")
+    own = getattr(made, "problems", None)
+    if callable(own):
+        yield from (f"{path}{problem}" for problem in own())  # type: ignore[union-attr]

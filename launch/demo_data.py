@@ -1,0 +1,18 @@
+"""The built-in animals of the demo, written once."""
+
+from pathlib import Path
+
+from neurochorus.data_shards.recipe import read_recipe
+from neurochorus.launch.shard import SHARD_BYTES, write
+from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.distributed import Ranks
+
+RECIPE = Path(__file__).resolve().parent / "configs" / "recipes" / "demo.yaml"
+
+
+def ensure_demo_data(config: RunConfig, ranks: Ranks) -> None:
+    """Write the demo's data set where `config` looks for it, unless it is there (rank 0; the others wait)."""
+    place = Path(config.data.paths[0])
+    if ranks.first and not place.exists():
+        write(read_recipe(RECIPE, []), None, place, SHARD_BYTES)
+    ranks.barrier()

@@ -1,0 +1,55 @@
+"""Pretrain a model: autoencoder, then dynamics, then export.
+
+deepspeed --num_gpus 2 launch/pretrain.py --config launch/configs/steinmetz2019.yaml [section.key=value ...]
+deepspeed launch/pretrain.py                      the demo configuration on the built-in animals
+python launch/pretrain.py --config CONFIG         the same on one process
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("neurochorus") is None:  # not installed: use the checkout that this file lies in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "typings"))
+
+from jsonargparse import ArgumentParser
+
+from neurochorus.data_shards.settings import read_settings
+from neurochorus.launch.demo_data import ensure_demo_data
+from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.distributed import process_group
+from neurochorus.pretrain.loop import StoppedEarly
+from neurochorus.pretrain.pretraining import pretrain
+
+DEMO = Path(__file__).resolve().parent / "configs" / "demo.yaml"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = read_settings(RunConfig, options.config or DEMO, options.overrides)
+        with process_group() as ranks:
+            if options.config is None:
+                ensure_demo_data(config, ranks)
+            export = pretrain(config, ranks)
+            if ranks.first:
+                print(f"model: {export}")
+    except StoppedEarly as stopped:
+        print(f"{stopped}; run the same command to continue", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="pretrain.py", description=__doc__)
+    parser.add_argument("--config", default=None, help="YAML of the run; without it the demo runs")
+    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; not used")
+    parser.add_argument("overrides", nargs="*", default=[], help="section.key=value, put over the file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

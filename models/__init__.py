@@ -1,0 +1,35 @@
+"""Models: batches in, latents, rates and samples out.
+
+    model = load("runs/demo/export")
+    rollout = model.rollout(model.context("fox_s1", counts), horizon=20, samples=32)
+"""
+
+from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig
+from neurochorus.models.dynamics import Dynamics, DynamicsConfig
+from neurochorus.models.export import load, read_training, save
+from neurochorus.models.heads import Head, HeadName, HeadsConfig, build_head
+from neurochorus.models.model import ModelConfig, NeuralModel, UnitStatistics
+from neurochorus.models.rollout import Rollout
+from neurochorus.models.transformer import TransformerConfig
+from neurochorus.models.whitening import LatentMoments, Whitening
+
+__all__ = [
+    "Autoencoder",
+    "AutoencoderConfig",
+    "Dynamics",
+    "DynamicsConfig",
+    "Head",
+    "HeadName",
+    "HeadsConfig",
+    "LatentMoments",
+    "ModelConfig",
+    "NeuralModel",
+    "Rollout",
+    "TransformerConfig",
+    "UnitStatistics",
+    "Whitening",
+    "build_head",
+    "load",
+    "read_training",
+    "save",
+]

@@ -1,0 +1,52 @@
+"""The model card: README.md of a model directory, written at every export."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neurochorus.models.model import NeuralModel
+
+
+def model_card(model: "NeuralModel", training: Mapping[str, Any]) -> str:
+    """Markdown that says what the model is, what it was trained on and how to use it."""
+    registry = model.registry
+    first = registry.sessions[0]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    rows = "\n".join(
+        f"| {session.session_id} | {session.subject_id} | {len(session.unit_ids)} |" for session in registry.sessions
+    )
+    facts = "\n".join(f"- {name}: {value}" for name, value in training.items()) or "- not recorded"
+    config = model.config
+    return f"""# A neurochorus model
+
+Generative model of neural population activity: a causal autoencoder ({config.autoencoder.latents} latents) and a causal
+transformer over its latents with the `{config.head}` head. {parameters:,} parameters, {registry.total_rows - 1:,} units of
+{len(registry.sessions)} sessions and {len(registry.subjects)} subjects, {first.modality} in bins of {first.bin_s:g} s.
+
+```python
+from neurochorus.models import load
+
+model = load("THIS DIRECTORY")
+context = model.context("{first.session_id}", counts)  # array (trials, bins, {len(first.unit_ids)} units)
+rollout = model.rollout(context, horizon=10, samples=32)
+rollout.mean_rate  # (trials, 10, units), counts per bin
+```
+
+Units are known by id (`sessions.json`), not by position. Another recording, of the same animal or a new one, has to be
+added first: `python launch/finetune.py --model THIS DIRECTORY --data DATA --sessions ...`.
+
+## Training
+
+{facts}
+
+## Sessions
+
+| session | subject | units |
+|---|---|---|
+{rows}
+
+## Limits
+
+Forecasts are free-running samples of the latents; the slow rate of each unit is held at its value at the end of the
+context. Use the mean over samples for bits/spike. Nothing was checked on units, bin widths or species not listed here.
+"""

@@ -1,0 +1,135 @@
+"""A model as a directory: model.safetensors, config.json, sessions.json, README.md (the model card).
+
+Nothing in it is a pickle. It is written beside its place and renamed, so a crash leaves the old model or
+the new one, never half of one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.settings import parse_settings, settings_to_dict
+from neurochorus.models.card import model_card
+from neurochorus.models.model import ModelConfig, NeuralModel
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE, CONFIG_FILE, SESSIONS_FILE, CARD_FILE = "model.safetensors", "config.json", "sessions.json", "README.md"
+
+
+def save(model: NeuralModel, path: str | Path, training: Mapping[str, Any] | None = None) -> Path:
+    """Write the model directory; `training` (plain values: data, steps, seed, ...) goes into config.json and the card.
+
+    A model directory that is already there is replaced as a whole. Raises ValueError when `path` holds something else.
+    """
+    path = Path(path)
+    if path.exists() and not (path / CONFIG_FILE).is_file() and any(path.iterdir() if path.is_dir() else [path]):
+        raise ValueError(f"{path}: exists and is not a model directory; give another path")
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write(model, partial, dict(training or {}))
+        _replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return path
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> NeuralModel:
+    """Read a model directory, in evaluation mode; outputs are bit-identical to those of the saved model.
+
+    Raises ValueError naming the file when it is missing, cut, edited or of another format version.
+    """
+    path = Path(path)
+    config = _read_json(path / CONFIG_FILE)
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path / CONFIG_FILE}: format version {version}; this neurochorus reads {FORMAT_VERSION}")
+    sessions_text = _read_text(path / SESSIONS_FILE)
+    if hashlib.sha256(sessions_text.encode()).hexdigest() != config.get("sessions_sha256"):
+        raise ValueError(
+            f"{path / SESSIONS_FILE}: is not the file this model was saved with (its checksum differs from the one in "
+            f"{CONFIG_FILE}); its rows would be given to the wrong units: take the file from the export again"
+        )
+    model_config = parse_settings(ModelConfig, config.get("model", {}), f"{path / CONFIG_FILE}: model")
+    model = NeuralModel(model_config, UnitRegistry.from_json(json.loads(sessions_text)))
+    _load_weights(model, path / WEIGHTS_FILE)
+    return model.to(device).eval()
+
+
+def read_training(path: str | Path) -> dict[str, Any]:
+    """The `training` values a model directory was saved with."""
+    return _read_json(Path(path) / CONFIG_FILE).get("training", {})
+
+
+def _write(model: NeuralModel, folder: Path, training: dict[str, Any]) -> None:
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    sessions_text = json.dumps(model.registry.to_json(), indent=1)
+    (folder / SESSIONS_FILE).write_text(sessions_text)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "modality": model.modality,
+        "model": settings_to_dict(model.config),
+        "sessions_sha256": hashlib.sha256(sessions_text.encode()).hexdigest(),
+        "training": training,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2))
+    (folder / CARD_FILE).write_text(model_card(model, training))
+    for file in folder.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _replace(new: Path, place: Path) -> None:
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        os.replace(place, old)
+    os.replace(new, place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _load_weights(model: NeuralModel, file: Path) -> None:
+    if not file.is_file():
+        raise ValueError(f"{file}: missing; the directory is not a complete model export")
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a readable safetensors file ({error}); copy or export it again") from None
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{file}: {len(differing)} tensors do not fit {CONFIG_FILE} and {SESSIONS_FILE}, the first is '{name}': "
+            f"expected shape {wanted.get(name)}, found {found.get(name)}; the files are of different models"
+        )
+    model.load_state_dict(weights)
+
+
+def _read_text(file: Path) -> str:
+    if not file.is_file():
+        raise ValueError(f"{file}: missing; expected a model directory with {WEIGHTS_FILE}, {CONFIG_FILE}, {SESSIONS_FILE}")
+    return file.read_text()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    text = _read_text(file)
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: not valid JSON ({error}); export the model again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: expected a JSON object, found {type(values).__name__}")
+    return values

@@ -1,0 +1,46 @@
+"""The ragged unit table: one row a unit for all sessions, gathered by row number.
+
+A session's read-in matrix is its rows. Since every batch gathers from the same parameter, all ranks
+touch the same parameters in the same order whatever sessions they hold; one module a session trains
+silently wrong under ZeRO-1, 2 and 3 (design.md 4).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Table(nn.Module):
+    """Rows of a learned table: row numbers (...) -> (..., columns). Row 0 is padding and stays zero.
+
+    Rows below `frozen_rows` get no gradient, so that new rows can be fitted beside them.
+    """
+
+    def __init__(self, rows: int, columns: int, std: float = 0.02):
+        super().__init__()
+        weight = torch.randn(rows, columns) * std
+        weight[0] = 0.0
+        self.weight = nn.Parameter(weight)
+        self.frozen_rows = 0
+
+    def forward(self, row_numbers: Tensor) -> Tensor:
+        rows = F.embedding(row_numbers, self.weight, padding_idx=0)
+        if self.frozen_rows:
+            rows = torch.where((row_numbers < self.frozen_rows).unsqueeze(-1), rows.detach(), rows)
+        return rows
+
+    @torch.no_grad()
+    def append(self, new_rows: Tensor) -> None:
+        """Add rows below the present ones; must happen before the optimizer and DeepSpeed see the table."""
+        self.weight = nn.Parameter(torch.cat((self.weight, new_rows.to(self.weight))))
+
+
+def read_in(signal_BTC: Tensor, rows_BCD: Tensor) -> Tensor:
+    """einsum("btc,bcd->btd"); one batch row of `rows_BCD` serves the whole batch (one session)."""
+    return signal_BTC @ (rows_BCD[0] if rows_BCD.shape[0] == 1 else rows_BCD)
+
+
+def read_out(latent_BTL: Tensor, rows_BCL: Tensor) -> Tensor:
+    """einsum("btl,bcl->btc"); one batch row of `rows_BCL` serves the whole batch (one session)."""
+    rows = rows_BCL[0] if rows_BCL.shape[0] == 1 else rows_BCL
+    return latent_BTL @ rows.transpose(-1, -2)

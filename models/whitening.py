@@ -1,0 +1,84 @@
+"""Whitening of latents with statistics of the train split, and the spread of their increments.
+
+Whitened latents z = (latent - mean) W have zero mean and unit covariance on the train split:
+W = L^-T for the Cholesky factor L of the covariance, so that the inverse is exact.
+B batch, T bins, L latent channels.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Whitening(nn.Module):
+    """Affine map to whitened latents and back; `increment_sd` is the spread of one-bin steps there."""
+
+    def __init__(self, latents: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(latents))
+        self.register_buffer("matrix", torch.eye(latents))
+        self.register_buffer("inverse", torch.eye(latents))
+        self.register_buffer("increment_sd", torch.ones(latents))
+
+    mean: Tensor
+    matrix: Tensor
+    inverse: Tensor
+    increment_sd: Tensor
+
+    def forward(self, latent_BTL: Tensor) -> Tensor:
+        return (latent_BTL.float() - self.mean) @ self.matrix
+
+    def undo(self, white_BTL: Tensor) -> Tensor:
+        return white_BTL.float() @ self.inverse + self.mean
+
+
+class LatentMoments:
+    """Sums from which the whitening is made; every rank adds its share, `all_reduce` joins them."""
+
+    def __init__(self, latents: int):
+        self.count = torch.zeros((), dtype=torch.float64)
+        self.sums = torch.zeros(latents, dtype=torch.float64)
+        self.products = torch.zeros(latents, latents, dtype=torch.float64)
+        self.step_count = torch.zeros((), dtype=torch.float64)
+        self.step_products = torch.zeros(latents, latents, dtype=torch.float64)
+
+    def add(self, latent_BTL: Tensor, mask_BT: Tensor) -> None:
+        latent_BTL = latent_BTL.detach().double().cpu()
+        mask_BT = mask_BT.cpu()
+        valid = latent_BTL[mask_BT]
+        steps = (latent_BTL[:, 1:] - latent_BTL[:, :-1])[mask_BT[:, 1:] & mask_BT[:, :-1]]
+        self.count += len(valid)
+        self.sums += valid.sum(dim=0)
+        self.products += valid.T @ valid
+        self.step_count += len(steps)
+        self.step_products += steps.T @ steps
+
+    def all_reduce(self, device: torch.device | str) -> None:
+        """Add the sums of all ranks; `device` is where the process group communicates."""
+        if dist.is_initialized():
+            for part in (self.count, self.sums, self.products, self.step_count, self.step_products):
+                total = part.to(device)
+                dist.all_reduce(total)
+                part.copy_(total)
+
+    def write_into(self, whitening: Whitening) -> None:
+        """Set the buffers of `whitening`. Raises ValueError when a latent is constant or there are too few bins."""
+        latents = len(self.sums)
+        if self.count <= latents:
+            raise ValueError(f"whitening {latents} latents needs more than {latents} bins, found {int(self.count)}")
+        mean = self.sums / self.count
+        covariance = self.products / self.count - torch.outer(mean, mean)
+        # a floor keeps a collapsed latent direction from being blown up to unit variance
+        covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(latents, dtype=torch.float64)
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if failed or not torch.isfinite(factor).all():
+            raise ValueError(
+                "the latents' covariance is not positive definite: the autoencoder has collapsed "
+                "(train it longer, lower its learning rate, or use fewer latents)"
+            )
+        matrix = torch.linalg.solve_triangular(factor, torch.eye(latents, dtype=torch.float64), upper=False).T
+        steps = matrix.T @ (self.step_products / self.step_count.clamp_min(1)) @ matrix
+        whitening.mean.copy_(mean)
+        whitening.matrix.copy_(matrix)
+        whitening.inverse.copy_(factor.T)
+        whitening.increment_sd.copy_(steps.diagonal().clamp_min(1e-8).sqrt())

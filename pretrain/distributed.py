@@ -1,0 +1,71 @@
+"""Ranks: starting and ending the process group, and the few collectives that training needs."""
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over ranks of a tensor on the CPU or the device; the result is on the device."""
+        values = values.to(self.device)
+        if dist.is_initialized():
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        if dist.is_initialized():
+            dist.barrier()
+
+
+@contextmanager
+def process_group(timeout_minutes: float = 30.0) -> Iterator[Ranks]:
+    """Join the ranks that the launcher started (one, if none did) and leave them in every case at the end.
+
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, as `deepspeed` and torchrun set them. gloo on CPUs, nccl on GPUs.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_SIZE", world))
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", "0" if world == 1 else "29500")
+    _initialise("nccl" if gpu else "gloo", timeout_minutes)
+    try:
+        yield Ranks(rank, world, local_rank, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _initialise(backend: str, timeout_minutes: float) -> None:
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    # its shared-memory all-reduce serves inference only, but is compiled for minutes at the first start
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend=backend, timeout=datetime.timedelta(minutes=timeout_minutes), verbose=False, auto_mpi_discovery=False
+    )

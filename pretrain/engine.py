@@ -1,0 +1,142 @@
+"""The DeepSpeed engine: its settings are derived from ours, never written by hand.
+
+`gradient_clipping` and `grad_accum_dtype` are always explicit: DeepSpeed's own defaults are 1.0 and the
+model's type. Weights, gradients and optimizer state are float32; bf16 is autocast inside the module.
+"""
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurochorus.pretrain.config import RunConfig, StageSection
+from neurochorus.pretrain.distributed import Ranks
+from neurochorus.pretrain.optimizer import make_optimizer, parameter_groups
+
+OWN_KEYS = {
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "zero_optimization",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+    "data_types",
+}
+PASSTHROUGH_KEYS = {
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "comms_logger",
+    "flops_profiler",
+    "wall_clock_breakdown",
+    "memory_breakdown",
+    "dump_state",
+    "checkpoint",
+}
+
+
+def passthrough_problems(values: dict[str, Any]) -> list[str]:
+    """Problems of the `deepspeed:` section: DeepSpeed itself ignores a misspelt top-level key in silence."""
+    found = []
+    for key in values:
+        if key in OWN_KEYS:
+            found.append(f"deepspeed.{key}: is derived from the sections train, zero and autoencoder or dynamics; set it there")
+        elif key not in PASSTHROUGH_KEYS:
+            near = difflib.get_close_matches(key, PASSTHROUGH_KEYS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(sorted(PASSTHROUGH_KEYS))}"
+            found.append(f"deepspeed.{key}: unknown key; {hint}")
+    return found
+
+
+def accumulation_steps(config: RunConfig, world: int) -> int:
+    """Micro-batches a rank adds up in a step. Raises ValueError when the global batch cannot be split so."""
+    together = config.train.micro_batch * world
+    if config.train.global_batch % together:
+        raise ValueError(
+            f"train.global_batch {config.train.global_batch} is not a multiple of {together} "
+            f"(train.micro_batch {config.train.micro_batch} x {world} ranks): change one of them"
+        )
+    return config.train.global_batch // together
+
+
+def deepspeed_settings(config: RunConfig, world: int) -> dict[str, Any]:
+    """The dict that DeepSpeed gets for a run on `world` ranks."""
+    return {
+        "train_micro_batch_size_per_gpu": config.train.micro_batch,
+        "gradient_accumulation_steps": accumulation_steps(config, world),
+        "gradient_clipping": config.train.gradient_clipping,
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            "stage": config.zero.stage,
+            "stage3_param_persistence_threshold": config.zero.persistence_threshold,
+        },
+        **config.deepspeed,
+    }
+
+
+class Engine:
+    """One stage's module under DeepSpeed."""
+
+    def __init__(self, module: nn.Module, config: RunConfig, stage: StageSection, ranks: Ranks):
+        import deepspeed
+
+        groups = parameter_groups(module, stage, config.train.head_learning_rate_factor)
+        self.factors = [group["factor"] for group in groups]
+        self.engine, *_ = deepspeed.initialize(
+            model=module.to(ranks.device),
+            optimizer=make_optimizer(groups, stage, ranks.device.type == "cuda"),
+            config=deepspeed_settings(config, ranks.world),
+        )
+        self.zero_stage = config.zero.stage
+        self.accumulation = accumulation_steps(config, ranks.world)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.engine(*inputs)
+
+    def backward_and_step(self, loss: Tensor) -> None:
+        """Backward of one micro-batch; the optimizer steps at the last one of the accumulation."""
+        self.engine.backward(loss)
+        self.engine.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group, factor in zip(self.engine.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = rate * factor
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the last step's gradient before clipping."""
+        norm = self.engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    @property
+    def step_applied(self) -> bool:
+        """False when DeepSpeed skipped the step for a non-finite gradient, which it does without a word."""
+        return bool(self.engine.was_step_applied())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The full weights on the CPU, on every rank (all ranks must call it)."""
+        module = self.engine.module
+        if self.zero_stage < 3:
+            return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(module.parameters())):
+            return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+    def save(self, folder: str, tag: str) -> None:
+        self.engine.save_checkpoint(folder, tag=tag, save_latest=False)
+
+    def load(self, folder: str, tag: str) -> None:
+        """Load weights and optimizer state. Raises ValueError when DeepSpeed finds nothing to load."""
+        path, _ = self.engine.load_checkpoint(folder, tag=tag)
+        if path is None:
+            raise ValueError(f"{folder}/{tag}: DeepSpeed could not load this checkpoint; remove it to resume from an older one")
+
+    def close(self) -> None:
+        self.engine.destroy()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,232 @@
+"""Pretraining from data sets to a model directory: autoencoder, whitening, dynamics, export."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.loader import evaluation_batches, training_batches
+from neurochorus.data_shards.manifest import SessionEntry, select_sessions
+from neurochorus.data_shards.plan import SamplePlan
+from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.settings import settings_to_dict
+from neurochorus.models import NeuralModel, UnitStatistics, load, read_training, save
+from neurochorus.pretrain.config import RunConfig, StageSection
+from neurochorus.pretrain.distributed import Ranks
+from neurochorus.pretrain.engine import deepspeed_settings
+from neurochorus.pretrain.loop import StageRun, train_stage
+from neurochorus.pretrain.run_directory import RunDirectory
+from neurochorus.pretrain.stages import Stage, StageName, autoencoder_stage, dynamics_stage, fit_whitening
+from neurochorus.pretrain.stopping import StopRequest
+from neurochorus.pretrain.watch import Watch
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The chosen sessions of a run's data sets."""
+
+    corpus: Corpus
+    session_ids: list[str]
+
+    @classmethod
+    def open(cls, config: RunConfig) -> "TrainingData":
+        corpus = Corpus([Path(path) for path in config.data.paths])
+        return cls(corpus, select_sessions(corpus.sessions, config.data.sessions, config.data.exclude))
+
+    @property
+    def entries(self) -> list[SessionEntry]:
+        return [self.corpus.session(name) for name in self.session_ids]
+
+    def plan(self, config: RunConfig, stage: str) -> SamplePlan:
+        return SamplePlan.from_corpus(
+            self.corpus,
+            "train",
+            self.session_ids,
+            seed=_number(f"{config.run.seed}/{stage}"),
+            group=config.train.micro_batch,
+            alpha=config.data.alpha,
+            overrides=config.data.weights,
+        )
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One run: its settings, data, ranks and directory. Trains a stage of any model on its data."""
+
+    config: RunConfig
+    data: TrainingData
+    ranks: Ranks
+    directory: RunDirectory
+    stop: StopRequest
+    watch: Watch
+
+    def train(self, stage: Stage, section: StageSection, registry: UnitRegistry) -> dict[str, Tensor]:
+        """The trained weights of the stage, on every rank."""
+        plan = self.data.plan(self.config, stage.name)
+        run = StageRun(
+            config=self.config,
+            section=section,
+            ranks=self.ranks,
+            batches_from=lambda seen: self._batches(plan, registry, seen),
+            fingerprint=self.fingerprint(plan, section),
+            stop=self.stop,
+            watch=self.watch,
+            folder=self.directory.checkpoints(stage.name),
+            resume_from=self._resume_from(stage.name),
+        )
+        return train_stage(stage, run)
+
+    def fingerprint(self, plan: SamplePlan, section: StageSection) -> dict[str, str]:
+        """What a run must have in common with a checkpoint to continue it."""
+        config = self.config
+        training = {"stage": settings_to_dict(section), "seed": config.run.seed, "zero": config.zero.stage}
+        training |= {"global_batch": config.train.global_batch, "precision": config.train.precision}
+        training |= {"clipping": config.train.gradient_clipping, "window": config.data.window_bins}
+        return {
+            "data": self.data.corpus.hash(),
+            "order of samples": plan.fingerprint(),
+            "model settings": _short_hash(settings_to_dict(config.model)),
+            "training settings": _short_hash(training),
+        }
+
+    def share_of_train_split(self, registry: UnitRegistry) -> Iterator[Batch]:
+        """Every train sample once over all ranks; each rank gets every world-th batch."""
+        batches = evaluation_batches(
+            self.data.corpus, registry, "train", self.data.session_ids, window_bins=self.config.data.window_bins
+        )
+        return (batch for number, batch in enumerate(batches) if number % self.ranks.world == self.ranks.rank)
+
+    def facts(self, model: NeuralModel, **more: Any) -> dict[str, Any]:
+        """What an export says of its training."""
+        config = self.config
+        return {
+            "data": [dataset.manifest.name for dataset in self.data.corpus.datasets],
+            "data_hash": self.data.corpus.hash(),
+            "sessions": self.data.session_ids,
+            "seed": config.run.seed,
+            "head": model.config.head,
+            "autoencoder": settings_to_dict(config.autoencoder),
+            "dynamics": settings_to_dict(config.dynamics),
+            "train": settings_to_dict(config.train),
+            "zero_stage": config.zero.stage,
+            "ranks": self.ranks.world,
+            "window_bins": config.data.window_bins,
+            "forecast": settings_to_dict(config.forecast),
+            **more,
+        }
+
+    def _batches(self, plan: SamplePlan, registry: UnitRegistry, samples_seen: int) -> Iterator[Batch]:
+        return training_batches(
+            self.data.corpus,
+            plan,
+            registry,
+            micro_batch=self.config.train.micro_batch,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            samples_seen=samples_seen,
+            window_bins=self.config.data.window_bins,
+            workers=self.config.data.workers,
+            prefetch=self.config.data.prefetch,
+        )
+
+    def _resume_from(self, stage: StageName) -> Path | None:
+        resume = self.config.run.resume
+        path = None if resume in ("auto", "never") else Path(resume)
+        return path if path is not None and path.parent.name == stage else None
+
+
+def pretrain(config: RunConfig, ranks: Ranks) -> Path:
+    """Train both stages and export the model; returns the model directory. All ranks must call it.
+
+    Raises StoppedEarly when asked to stop (a checkpoint is saved), ValueError for data or a run directory that do not fit.
+    """
+    data = TrainingData.open(config)
+    directory = RunDirectory(Path(config.run.dir))
+    directory.prepare(config, ranks, deepspeed_settings(config, ranks.world))
+    ranks.barrier()
+    watch = Watch(config, directory.path, ranks.first)
+    stop = StopRequest(directory.path, config.train.max_hours, watch_file=ranks.first)
+    trainer = Trainer(config, data, ranks, directory, stop, watch)
+    code = 1
+    try:
+        with stop.signals():
+            model = _first_stage(trainer)
+            weights = trainer.train(dynamics_stage(model, config.train.precision), config.dynamics, model.registry)
+            model.dynamics.load_state_dict(weights)
+        if ranks.first:
+            save(model.cpu(), directory.export, trainer.facts(model))
+        ranks.barrier()
+        code = 0
+    finally:
+        watch.close(code)
+    return directory.export
+
+
+def _first_stage(trainer: Trainer) -> NeuralModel:
+    """The model with a trained autoencoder and whitening: from this run, an earlier part of it, or another export."""
+    config, ranks, folder = trainer.config, trainer.ranks, trainer.directory.autoencoder
+    torch.manual_seed(_number(f"{config.run.seed}/weights"))
+    if config.autoencoder.init is not None:
+        return _adopt_autoencoder(trainer, Path(config.autoencoder.init))
+    entries = trainer.data.entries
+    model = NeuralModel(config.model, UnitRegistry.from_sessions(entries), UnitStatistics.of(entries))
+    expected = trainer.fingerprint(trainer.data.plan(config, "autoencoder"), config.autoencoder)
+    if folder.exists():
+        found = read_training(folder).get("fingerprint")
+        if found != expected:
+            differing = [name for name in expected if (found or {}).get(name) != expected[name]]
+            raise ValueError(
+                f"{folder}: is the autoencoder of a run with other {', '.join(differing)}; give another run.dir, or "
+                "take it over on purpose with autoencoder.init"
+            )
+        trainer.watch.say(f"autoencoder: taken from {folder}, finished earlier")
+        trained = load(folder)
+        model.autoencoder.load_state_dict(trained.autoencoder.state_dict())
+        model.whitening.load_state_dict(trained.whitening.state_dict())
+        model.dynamics.increment_sd.copy_(trained.whitening.increment_sd)
+        return model
+    stage = autoencoder_stage(model, config.train.precision)
+    model.autoencoder.load_state_dict(trainer.train(stage, config.autoencoder, model.registry))
+    fit_whitening(model, trainer.share_of_train_split(model.registry), ranks)
+    model.cpu()
+    if ranks.first:
+        save(model, folder, trainer.facts(model, fingerprint=expected, note="dynamics not trained yet"))
+    ranks.barrier()
+    return model
+
+
+def _adopt_autoencoder(trainer: Trainer, path: Path) -> NeuralModel:
+    """A model with new dynamics on the autoencoder of another export of the same sessions."""
+    config, source = trainer.config, load(path)
+    if source.config.autoencoder != config.model.autoencoder:
+        raise ValueError(f"autoencoder.init {path}: its autoencoder settings differ from model.autoencoder of this run; copy them")
+    known, wanted = [s.session_id for s in source.registry.sessions], trainer.data.session_ids
+    if sorted(known) != sorted(wanted):
+        odd = sorted(set(known) ^ set(wanted))
+        raise ValueError(
+            f"autoencoder.init {path}: its sessions are not those of this run ({', '.join(odd[:5])} differ): choose the same "
+            "with data.sessions, or add sessions with launch/finetune.py"
+        )
+    for entry in trainer.data.entries:
+        source.registry.rows(entry)
+    model = NeuralModel(config.model, source.registry)
+    model.autoencoder.load_state_dict(source.autoencoder.state_dict())
+    model.whitening.load_state_dict(source.whitening.state_dict())
+    model.dynamics.increment_sd.copy_(source.whitening.increment_sd)
+    trainer.watch.say(f"autoencoder: taken from {path}")
+    return model
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _short_hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,86 @@
+"""The directory of a run: config.yaml, run.json, metrics.jsonl, checkpoints/, autoencoder/, export/."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neurochorus.data_shards.settings import settings_to_dict
+from neurochorus.pretrain.checkpoint import complete_checkpoints
+from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    path: Path
+
+    @property
+    def autoencoder(self) -> Path:
+        """Model directory written when stage 1 is done; resuming starts stage 2 from it."""
+        return self.path / "autoencoder"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.path / "checkpoints" / stage
+
+    def in_use(self) -> bool:
+        stages = ("autoencoder", "dynamics")
+        return self.autoencoder.exists() or any(complete_checkpoints(self.checkpoints(stage)) for stage in stages)
+
+    def prepare(self, config: RunConfig, ranks: Ranks, deepspeed: dict[str, Any]) -> None:
+        """Make the directory and note what runs in it. Raises ValueError when a used one may not be continued."""
+        used = self.in_use()
+        ranks.barrier()
+        if used and config.run.resume == "never":
+            raise ValueError(f"run.dir {self.path} holds checkpoints and run.resume is 'never': give another run.dir")
+        if not ranks.first:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "STOP").unlink(missing_ok=True)
+        (self.path / "config.yaml").write_text(yaml.safe_dump(settings_to_dict(config), sort_keys=False))
+        (self.path / "run.json").write_text(json.dumps(describe_run(ranks) | {"deepspeed": deepspeed}, indent=1))
+
+
+def describe_run(ranks: Ranks) -> dict[str, Any]:
+    """Versions, commit, command and world of this run, as plain values."""
+    packages = ("neurochorus", "torch", "deepspeed", "webdataset", "numpy", "safetensors")
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "world": ranks.world,
+        "device": ranks.device.type,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this code, with a + when files differ from it; None outside a git checkout."""
+    here = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(("git", "-C", str(here), *arguments), capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

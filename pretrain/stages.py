@@ -1,0 +1,76 @@
+"""What each stage trains, behind one interface: a module whose forward gives the summed loss of a batch.
+
+Stage 1 (`autoencoder`) trains on signals, stage 2 (`dynamics`) on whitened latents of the frozen stage 1.
+The frozen encoder is not part of the trained module, so DeepSpeed neither shards nor steps it.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from neurochorus.data_shards.batch import Batch
+from neurochorus.models import LatentMoments, NeuralModel
+
+StageName = Literal["autoencoder", "dynamics"]
+
+
+class Stage(nn.Module):
+    """Runs `trained` on what `prepare` makes of a batch, under autocast when `precision` is bf16."""
+
+    def __init__(self, name: StageName, trained: nn.Module, prepare: Callable[[Batch], tuple[Any, ...]], precision: str):
+        super().__init__()
+        self.name = name
+        self.trained = trained
+        self.prepare = prepare
+        self.precision = precision
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Loss summed over the valid entries, their number, and the parts of the loss."""
+        device_type = next(self.trained.buffers()).device.type
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.trained(*inputs)
+
+    def valid_bins(self, batch: Batch) -> Tensor:
+        """Number of bins whose loss counts; the loss is normalised by its sum over all ranks."""
+        burn_in = self.trained.config.burn_in_bins if self.name == "autoencoder" else 0
+        return batch.bin_mask_BT[:, burn_in:].sum()
+
+
+def autoencoder_stage(model: NeuralModel, precision: str) -> Stage:
+    """A copy of the model's autoencoder, to be trained."""
+    return Stage("autoencoder", copy.deepcopy(model.autoencoder), lambda batch: (batch,), precision)
+
+
+def dynamics_stage(model: NeuralModel, precision: str) -> Stage:
+    """A copy of the model's dynamics, to be trained on latents of its frozen autoencoder."""
+    encoder = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def prepare(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        encoder.to(batch.signal_BTC.device)
+        device_type = batch.signal_BTC.device.type
+        with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"):
+            latent_BTL = encoder.encode(batch)
+        return latent_BTL, batch.bin_mask_BT, batch.session_B, batch.subject_B
+
+    return Stage("dynamics", copy.deepcopy(model.dynamics), prepare, precision)
+
+
+@torch.no_grad()
+def fit_whitening(model: NeuralModel, batches: Any, ranks: Any) -> None:
+    """Set the model's whitening from latents of `batches`, this rank's share of the train split.
+
+    Must be called on all ranks; all end with the same statistics.
+    """
+    model.eval().to(ranks.device)
+    moments = LatentMoments(model.config.autoencoder.latents)
+    for batch in batches:
+        batch = batch.to(ranks.device)
+        units = model.autoencoder.units(batch.unit_rows_BC)
+        latent_BTL = model.autoencoder.encode(batch.signal_BTC, units, batch.session_B)
+        moments.add(latent_BTL, batch.bin_mask_BT)
+    moments.all_reduce(ranks.device)
+    moments.write_into(model.whitening)
+    model.dynamics.increment_sd.copy_(model.whitening.increment_sd)

@@ -1,0 +1,42 @@
+"""When to stop early: a signal, a STOP file or a spent time budget, agreed on by all ranks.
+
+The flag of each rank is summed with the other numbers of the step, so all ranks stop at the same step.
+"""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+
+class StopRequest:
+    """Whether this rank wants to stop, and why."""
+
+    def __init__(self, run_dir: Path, max_hours: float | None, watch_file: bool):
+        self.reason: str | None = None
+        self._stop_file = run_dir / "STOP" if watch_file else None
+        self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Turn SIGTERM, SIGINT and SIGUSR1 into a request to stop while inside."""
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            self.reason = f"signal {signal.Signals(number).name}"
+
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        before = {number: signal.signal(number, note) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def wanted(self) -> bool:
+        if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
+            self.reason = "train.max_hours is spent"
+        if self.reason is None and self._stop_file is not None and self._stop_file.exists():
+            self.reason = f"the file {self._stop_file} exists"
+        return self.reason is not None

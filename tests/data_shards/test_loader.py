@@ -1,0 +1,213 @@
+"""One sequence of global batches, whatever the ranks, the worker processes and the restarts."""
+
+import dataclasses
+import itertools
+import os
+import signal
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.dataset import Corpus, DatasetError
+from neurochorus.data_shards.loader import evaluation_batches, training_batches
+from neurochorus.data_shards.plan import SamplePlan, window_start
+from neurochorus.data_shards.registry import UnitRegistry
+
+
+@pytest.fixture
+def plan(corpus) -> SamplePlan:
+    return SamplePlan.from_corpus(corpus, "train", seed=11, group=4)
+
+
+def take(batches, count: int) -> list[Batch]:
+    return list(itertools.islice(batches, count))
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    assert len(left) == len(right)
+    for ours, theirs in zip(left, right):
+        for field in dataclasses.fields(Batch):
+            a, b = getattr(ours, field.name), getattr(theirs, field.name)
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_worker_processes(corpus, plan, registry, workers):
+    options = {"micro_batch": 4, "window_bins": 5, "covariates": ["speed"], "samples_seen": 8}
+    alone = take(training_batches(corpus, plan, registry, **options), 30)
+    assert_same(take(training_batches(corpus, plan, registry, workers=workers, **options), 30), alone)
+
+
+def test_a_run_continues_from_any_step(corpus, plan, registry, data_path):
+    whole = take(training_batches(corpus, plan, registry, micro_batch=4, window_bins=5), 45)
+    for step in range(0, 40, 3):
+        fresh = Corpus(data_path)  # another process would open and plan everything anew
+        again = SamplePlan.from_corpus(fresh, "train", seed=11, group=4)
+        rows = UnitRegistry.from_sessions(fresh.sessions)
+        rest = training_batches(fresh, again, rows, micro_batch=4, window_bins=5, samples_seen=4 * step)
+        assert_same(take(rest, 5), whole[step : step + 5])
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [4, 8])
+def test_ranks_partition_the_same_global_batches(corpus, plan, registry, world, micro_batch):
+    """Global batches of 32 samples: 32 / (micro_batch * world) micro-batches of each rank accumulate."""
+    reference = [corpus.read(row).key for _, rows in (plan.group_rows(m) for m in range(40)) for row in rows.tolist()]
+    accumulation = 32 // (micro_batch * world)
+    ranks = [
+        training_batches(corpus, plan, registry, micro_batch=micro_batch, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    for step in range(5):
+        parts = [[ids for batch in take(rank, accumulation) for ids in batch.sample_ids] for rank in ranks]
+        assert {len(part) for part in parts} == {32 // world}
+        assert Counter(itertools.chain(*parts)) == Counter(reference[32 * step : 32 * (step + 1)])
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_samples(corpus, plan, registry):
+    whole = take(training_batches(corpus, plan, registry, micro_batch=4), 16)
+    first = [take(training_batches(corpus, plan, registry, micro_batch=4, rank=r, world=4), 2) for r in range(4)]
+    then = [
+        take(training_batches(corpus, plan, registry, micro_batch=4, rank=r, world=2, samples_seen=32), 4)
+        for r in range(2)
+    ]
+    joined = [first[r][i] for i in range(2) for r in range(4)] + [then[r][i] for i in range(4) for r in range(2)]
+    assert_same(joined, whole)
+
+
+def test_a_micro_batch_is_of_one_session_or_mixed(corpus, plan, registry):
+    alone = take(training_batches(corpus, plan, registry, micro_batch=4), 60)
+    assert {len(batch.session_B.unique()) for batch in alone} == {1}
+    assert all(batch.unit_mask_BC.all() for batch in alone)
+    assert {int(batch.session_B[0]) for batch in alone} == {1, 2, 3}
+    mixed = take(training_batches(corpus, plan, registry, micro_batch=12), 20)
+    assert max(len(batch.session_B.unique()) for batch in mixed) > 1
+    ids = [ids for batch in alone for ids in batch.sample_ids]
+    assert [ids for batch in mixed for ids in batch.sample_ids] == ids
+
+
+def test_windows_are_the_plans_and_stay_inside_their_sample(corpus, plan, registry):
+    batches = take(training_batches(corpus, plan, registry, micro_batch=4, window_bins=5), 50)
+    rows = [int(row) for m in range(50) for row in plan.group_rows(m)[1]]
+    starts = set()
+    for number, row in enumerate(rows):
+        batch, i = batches[number // 4], number % 4
+        sample = corpus.read(row)
+        start = window_start(11, number, len(sample.signal_TC), 5)
+        np.testing.assert_array_equal(batch.signal_BTC[i], sample.signal_TC[start : start + 5].astype(np.int64))
+        assert batch.bin_mask_BT[i].all()
+        starts.add(start)
+    assert starts == set(range(8))
+
+
+def test_only_the_split_that_was_planned_is_read(corpus, plan, registry):
+    train = {corpus.read(int(row)).key for name in ("a1", "a2", "b1") for row in corpus.rows_of(name, "train")}
+    seen = {
+        ids for batch in take(training_batches(corpus, plan, registry, micro_batch=4), 100) for ids in batch.sample_ids
+    }
+    assert seen == train
+
+
+def test_weights_by_session_subject_and_data_set(corpus):
+    sizes = {name: len(corpus.rows_of(name, "train")) for name in ("a1", "a2", "b1")}
+    overrides = {"subject:anna": 2.0, "a2": 3.0, "dataset:sm*": 5.0}
+    plan = SamplePlan.from_corpus(corpus, "train", seed=0, group=2, alpha=0.5, overrides=overrides)
+    weights = {"a1": sizes["a1"] ** 0.5 * 2, "a2": sizes["a2"] ** 0.5 * 6, "b1": sizes["b1"] ** 0.5}
+    for name, weight in weights.items():
+        assert plan.shares[name] == pytest.approx(weight / sum(weights.values()))
+    some = SamplePlan.from_corpus(corpus, "train", ["b1", "a1"], seed=0, group=2)
+    assert some.session_ids == ["a1", "b1"]
+    for bad, text in (
+        ({"subject:ann": 2.0}, "subject:ann.*'anna'"),
+        ({"dataset:x": 2.0}, "no data set"),
+        ({"subject:anna": -1.0}, "positive factor"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            SamplePlan.from_corpus(corpus, "train", seed=0, group=2, overrides=bad)
+
+
+def test_a_session_without_samples_in_the_split_is_named(corpus, monkeypatch):
+    whole = Corpus.rows_of
+    monkeypatch.setattr(
+        Corpus, "rows_of", lambda self, name, split: whole(self, name, split)[: 0 if name == "b1" else 9]
+    )
+    with pytest.raises(ValueError, match=r"no valid samples \(b1\).*data\.exclude"):
+        SamplePlan.from_corpus(corpus, "valid", seed=0, group=2)
+
+
+def test_the_global_generators_are_left_alone(corpus, plan, registry):
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002  # type: ignore[index]
+    take(training_batches(corpus, plan, registry, micro_batch=4, window_bins=5), 3)
+    take(training_batches(corpus, plan, registry, micro_batch=4, workers=1), 1)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002  # type: ignore[index]
+
+
+def test_workers_outlive_signals_and_end_with_the_stream(corpus, plan, registry):
+    batches = training_batches(corpus, plan, registry, micro_batch=4, workers=2)
+    expected = take(training_batches(corpus, plan, registry, micro_batch=4), 30)
+    got = take(batches, 2)  # one of each worker: both have begun
+    processes = list(batches._workers)  # type: ignore[attr-defined]
+    for process, number in itertools.product(processes, (signal.SIGTERM, signal.SIGINT)):
+        os.kill(process.pid, number)
+    assert_same(got + take(batches, 29), expected)
+    del batches
+    for process in processes:
+        process.join(10)
+        assert not process.is_alive()
+
+
+def test_pinning_without_a_device_is_no_problem(corpus, plan, registry, recwarn):
+    take(training_batches(corpus, plan, registry, micro_batch=4, pin_memory=True, workers=1), 2)
+    assert not [warning for warning in recwarn if "pin" in str(warning.message)]
+
+
+def test_a_damaged_sample_stops_the_run_by_name_also_from_a_worker(corpus, plan, registry, monkeypatch):
+    corpus.datasets[0].index.signal_crc32[int(plan.group_rows(0)[1][1])] ^= 1
+    for workers in (0, 1):
+        with pytest.raises(DatasetError, match=r"shard-\d+\.tar: .*signal\.npy: the checksum does not fit"):
+            take(training_batches(corpus, plan, registry, micro_batch=4, workers=workers), 1)
+
+
+def test_evaluation_gives_every_sample_once_in_order(corpus, registry):
+    batches = list(evaluation_batches(corpus, registry, "valid", batch_size=3, covariates=["position"]))
+    expected = [int(row) for name in ("a1", "a2", "b1") for row in corpus.rows_of(name, "valid")]
+    assert [ids for batch in batches for ids in batch.sample_ids] == [corpus.read(row).key for row in expected]
+    assert all(len(batch.session_B.unique()) == 1 and 1 <= len(batch) <= 3 for batch in batches)
+    assert {batch.covariates_BTK.shape[2] for batch in batches} == {2}
+    some = list(evaluation_batches(corpus, registry, "valid", ["b1"], window_bins=6))
+    assert {ids[:2] for batch in some for ids in batch.sample_ids} == {"b1"}
+    first = corpus.read(int(corpus.rows_of("b1", "valid")[0]))
+    np.testing.assert_array_equal(some[0].signal_BTC[0], first.signal_TC[:6])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"micro_batch": 6}, "multiple of 4"),
+        ({"micro_batch": 0}, "micro_batch is 0"),
+        ({"micro_batch": 4, "samples_seen": 6}, "multiple of the plan's group of 4"),
+        ({"micro_batch": 4, "rank": 2, "world": 2}, "rank 2 of 2"),
+        ({"micro_batch": 4, "window_bins": 0}, "window_bins is 0"),
+        ({"micro_batch": 4, "covariates": ["sped"]}, "'sped'.*'speed'"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused_at_once(corpus, plan, registry, options, text):
+    with pytest.raises(ValueError, match=text):
+        training_batches(corpus, plan, registry, **options)
+
+
+def test_a_model_that_lacks_a_session_is_refused_at_once(corpus, plan):
+    known = UnitRegistry.from_sessions(corpus.sessions[:2])
+    with pytest.raises(ValueError, match=r"'b1': run launch/finetune\.py"):
+        training_batches(corpus, plan, known, micro_batch=4)
+    with pytest.raises(ValueError, match=r"'b1': run launch/finetune\.py"):
+        evaluation_batches(corpus, known, "test")
+    with pytest.raises(ValueError, match="batch_size"):
+        evaluation_batches(corpus, known, "test", ["a1"], batch_size=0)
+    assert list(evaluation_batches(corpus, known, "test", ["a1"]))
