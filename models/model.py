@@ -3,7 +3,7 @@
 B batch, T context bins, H horizon bins, S samples, C units, L latent channels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.settings import settings
-from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig
+from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig, UnitRows
 from neurochorus.models.dynamics import Dynamics, DynamicsConfig
 from neurochorus.models.heads import HeadName, HeadsConfig
 from neurochorus.models.rollout import Rollout, row_generators
@@ -161,34 +161,65 @@ class NeuralModel(nn.Module):
         A context without bins generates from nothing. The slow per-unit gain is held at its value at the end
         of the context. A sample depends on (seed, sample id, sample number) only, not on the batch around it.
         """
+        generators = row_generators(seed, context.sample_ids, samples)
+        latents = self._simulate(context, horizon, samples, generators, temperature, head)
+        units = self.autoencoder.units(context.unit_rows_BC)
+        rates = torch.stack(list(self._rates(latents, context, units)))
+        return Rollout(latents, rates, self._observe(rates, units, generators))
+
+    @torch.no_grad()
+    def forecast(
+        self,
+        context: Batch,
+        horizon: int,
+        samples: int,
+        seed: int = 0,
+        temperature: float = 1.0,
+        head: str | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean rate over the samples of `rollout`, (B, H, C), and its latents (S, B, H, L), in little memory."""
+        generators = row_generators(seed, context.sample_ids, samples)
+        latents = self._simulate(context, horizon, samples, generators, temperature, head)
+        units = self.autoencoder.units(context.unit_rows_BC)
+        total: Tensor | float = 0.0
+        for rates in self._rates(latents, context, units):
+            total = total + rates
+        return torch.as_tensor(total) / samples, latents
+
+    def _simulate(
+        self,
+        context: Batch,
+        horizon: int,
+        samples: int,
+        generators: Sequence[torch.Generator],
+        temperature: float,
+        head: str | None,
+    ) -> Tensor:
         if not bool(context.bin_mask_BT.all()):
             raise ValueError("the context has padded bins: put samples of equal length into a batch")
         if horizon < 1 or samples < 1:
             raise ValueError(f"horizon and samples must be at least 1, found {horizon} and {samples}")
-        units = self.autoencoder.units(context.unit_rows_BC)
-        signal_BTC = context.signal_BTC
-        latent_BTL = self.whitening(self.autoencoder.encode(signal_BTC, units, context.session_B))
-        generators = row_generators(seed, context.sample_ids, samples)
-        latents = self.dynamics.simulate(
-            latent_BTL, context.session_B, context.subject_B, horizon, samples, generators, temperature, head
+        return self.dynamics.simulate(
+            self.encode(context), context.session_B, context.subject_B, horizon, samples, generators, temperature, head
         ).transpose(0, 1)
-        slow_B1C: Tensor | float = 0.0
-        if signal_BTC.shape[1]:
-            slow_B1C = self.autoencoder.slow_level(signal_BTC, units)[:, -1:]
-        decoded = [self.autoencoder.decode(self.whitening.undo(one), units, slow_B1C) for one in latents]
-        rates = torch.stack([self.autoencoder.mean(one, units) for one in decoded])
-        return Rollout(latents, rates, self._observe(rates, units.log_sd_BC, units.sd_BC, generators))
 
-    def _observe(self, rates: Tensor, log_sd_BC: Tensor, sd_BC: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        samples, batch = rates.shape[:2]
-        counts = torch.empty_like(rates, device="cpu")
+    def _rates(self, latents_SBHL: Tensor, context: Batch, units: UnitRows) -> Iterator[Tensor]:
+        slow_B1C: Tensor | float = 0.0
+        if context.signal_BTC.shape[1]:
+            slow_B1C = self.autoencoder.slow_level(context.signal_BTC, units)[:, -1:]
+        for latent_BHL in latents_SBHL:
+            decoded_BHC = self.autoencoder.decode(self.whitening.undo(latent_BHL), units, slow_B1C)
+            yield self.autoencoder.mean(decoded_BHC, units)
+
+    def _observe(self, rates_SBHC: Tensor, units: UnitRows, generators: Sequence[torch.Generator]) -> Tensor:
+        samples, batch = rates_SBHC.shape[:2]
+        rates, counts = rates_SBHC.cpu(), torch.empty_like(rates_SBHC, device="cpu")
+        log_sd_BC, sd_BC = units.log_sd_BC.cpu().expand(batch, -1), units.sd_BC.cpu().expand(batch, -1)
         for row in range(batch):
-            own = slice(0, 1) if len(sd_BC) == 1 else slice(row, row + 1)
+            one = slice(row, row + 1)
             for sample in range(samples):
-                counts[sample, row] = self.autoencoder.observation.sample(
-                    rates[sample, row : row + 1].cpu(),
-                    log_sd_BC[own].cpu(),
-                    sd_BC[own].cpu(),
-                    generators[row * samples + sample],
-                )[0]
-        return counts.to(rates.device)
+                generator = generators[row * samples + sample]
+                counts[sample, one] = self.autoencoder.observation.sample(
+                    rates[sample, one], log_sd_BC[one], sd_BC[one], generator
+                )
+        return counts.to(rates_SBHC.device)

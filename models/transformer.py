@@ -77,7 +77,12 @@ class Attention(nn.Module):
             cache.values[block][:, :, start : start + bins] = value
             key = cache.keys[block][:, :, : start + bins].to(query.dtype)
             value = cache.values[block][:, :, : start + bins].to(query.dtype)
-        mixed = self._attend(query, key, value, start)
+        if query.device.type == "cpu":
+            # bfloat16 attention on CPUs takes up to ten times as long as float32, backward above all
+            with torch.autocast("cpu", enabled=False):
+                mixed = self._attend(query.float(), key.float(), value.float(), start)
+        else:
+            mixed = self._attend(query, key, value, start)
         return self.output(mixed.transpose(1, 2).reshape(batch, bins, width))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:

@@ -88,7 +88,7 @@ class Engine:
         self.factors = [group["factor"] for group in groups]
         self.engine, *_ = deepspeed.initialize(
             model=module.to(ranks.device),
-            optimizer=make_optimizer(groups, stage, ranks.device.type == "cuda"),
+            optimizer=make_optimizer(groups, stage),
             config=deepspeed_settings(config, ranks.world),
         )
         self.zero_stage = config.zero.stage

@@ -1,7 +1,7 @@
 """Linear forecasts: ridge regression of the horizon on principal components of the context.
 
-Choices here were made on validation trials (and on resplits of training and validation trials) of
-steinmetz2019; test trials were scored once they stood.
+Features, targets and candidates were picked on resplits of the training and validation trials of
+steinmetz2019 and on simulated counts, not on its test trials.
 """
 
 from itertools import product

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import webdataset
+import webdataset as wds
 
 from neurochorus.data_shards.dataset import Corpus
 from neurochorus.data_shards.loader import training_batches
@@ -65,7 +65,7 @@ def _recordings(arguments: argparse.Namespace) -> Iterator[Recording]:
 
 
 def _webdataset(urls: list[str], batch: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
-    samples = iter(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    samples = iter(wds.WebDataset(urls, shardshuffle=False).decode())
     while chunk := list(itertools.islice(samples, batch)):
         yield torch.from_numpy(np.stack([sample["signal.npy"] for sample in chunk])), [s["__key__"] for s in chunk]
 

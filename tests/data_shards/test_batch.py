@@ -121,7 +121,7 @@ def test_every_tensor_is_pinned_where_there_is_a_device(corpus, collate, monkeyp
 
 def test_widths_are_looked_up_in_the_given_order(corpus):
     assert list(covariate_widths(corpus.sessions, ["speed", "position"]).items()) == [("speed", 1), ("position", 2)]
-    with pytest.raises(ValueError, match="covariate 'sped'.*'speed'"):
+    with pytest.raises(ValueError, match=r"covariate 'sped'.*'speed'"):
         covariate_widths(corpus.sessions, ["sped"])
     wide = dataclasses.replace(corpus.session("a2"), covariates={"speed": 3})
     with pytest.raises(ValueError, match="'speed' has 3 columns in session 'a2' and 1"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
+import webdataset as wds
 
 from neurochorus.data_shards.dataset import Corpus, DatasetError, ShardDataset
 from neurochorus.data_shards.index import COLUMN_DTYPES, Index
@@ -42,7 +42,7 @@ def forge(path: Path, row: int, member: str, data: bytes) -> None:
             info.size = len(new)
             tar.addfile(info, io.BytesIO(new))
     columns = {column: getattr(dataset.index, column).copy() for column in COLUMN_DTYPES}
-    row_of = {dataset.key(i): i for i in np.flatnonzero(dataset.index.shard == number)}
+    row_of = {dataset.key(i): i for i in np.flatnonzero(dataset.index.shard == number).tolist()}
     with tarfile.open(shard, "r:") as tar:
         for info in tar:
             key, column = info.name.split(".")[:2]
@@ -91,7 +91,7 @@ def test_reading_gives_exactly_what_was_written(data_path, recordings):
 def test_webdataset_reads_the_same(data_path):
     dataset = ShardDataset(data_path)
     urls = [str(data_path / shard.file) for shard in dataset.manifest.shards]
-    seen = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    seen = list(wds.WebDataset(urls, shardshuffle=False).decode())
     assert len(seen) == len(dataset)
     for row, theirs in enumerate(seen):
         ours = dataset.read(row)
@@ -108,7 +108,7 @@ def test_rows_of_a_split_are_those_of_its_segments(data_path, recordings):
             expected = [first + i for i, segment in enumerate(recording.segments) if segment.split == split]
             assert dataset.rows_of(recording.session_id, split).tolist() == expected
         first += len(recording.segments)
-    with pytest.raises(ValueError, match="'a3'.*'a1'"):
+    with pytest.raises(ValueError, match=r"'a3'.*'a1'"):
         dataset.rows_of("a3", "train")
     with pytest.raises(ValueError, match="'tests' is not one of"):
         dataset.rows_of("a1", "tests")
@@ -289,7 +289,7 @@ def test_an_index_with_a_row_too_few_is_refused(copy):
     dataset = ShardDataset(copy)
     columns = {name: getattr(dataset.index, name)[:-1] for name in COLUMN_DTYPES}
     Index(dataset.manifest.hash(), **columns).save(copy / "index.npz")
-    with pytest.raises(DatasetError, match="samples in shard-.*the manifest says"):
+    with pytest.raises(DatasetError, match=r"samples in shard-.*the manifest says"):
         ShardDataset(copy)
 
 
@@ -341,7 +341,7 @@ def test_several_data_sets_read_as_one(data_path, tmp_path, make_recording):
     hashes = {corpus.hash(), Corpus(data_path).hash(), Corpus([tmp_path / "more", data_path]).hash()}
     assert len(hashes) == 3
     assert Corpus(str(data_path)).hash() == Corpus([data_path]).hash()
-    with pytest.raises(ValueError, match="'a9'.*'a1'"):
+    with pytest.raises(ValueError, match=r"'a9'.*'a1'"):
         corpus.session("a9")
 
 

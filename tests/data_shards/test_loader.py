@@ -155,7 +155,7 @@ def test_workers_outlive_signals_and_end_with_the_stream(corpus, plan, registry)
     processes = list(batches._workers)  # type: ignore[attr-defined]
     for process, number in itertools.product(processes, (signal.SIGTERM, signal.SIGINT)):
         os.kill(process.pid, number)
-    assert_same(got + take(batches, 29), expected)
+    assert_same(got + take(batches, 28), expected)
     del batches
     for process in processes:
         process.join(10)

@@ -111,7 +111,7 @@ def test_a_session_is_added_once(registry):
 
 
 def test_an_unknown_subject_is_named(registry):
-    with pytest.raises(ValueError, match="'henc'.*'hench'"):
+    with pytest.raises(ValueError, match=r"'henc'.*'hench'"):
         registry.subject_index("henc")
 
 

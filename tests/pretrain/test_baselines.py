@@ -10,7 +10,7 @@ import pytest
 from neurochorus.pretrain.evaluation.baselines import Persistence, TrailingMean, TrainMean, all_baselines
 from neurochorus.pretrain.evaluation.forecaster import Forecaster
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
-from neurochorus.pretrain.evaluation.ridge_forecasts import Ridge, RidgeAutoregression, RidgeMix
+from neurochorus.pretrain.evaluation.ridge_forecasts import Ridge, RidgeMix
 
 CONTEXT, HORIZON = 12, 6
 ALL = [(modality, name) for modality in ("spikes", "continuous") for name in all_baselines(modality)]
@@ -89,27 +89,53 @@ def test_trailing_mean_is_the_gamma_posterior():
 
 def test_ridge_finds_what_units_share():
     counts, rates = spike_counts(2, 0.6, 0.0)
-    _, _, future = split(counts)
-    best_possible = bits_per_spike(future, split(rates)[2])
-    assert score(TrainMean("spikes"), counts) < 0.02 < best_possible
-    assert score(Ridge(), counts) > 0.75 * best_possible
+    best_possible = bits_per_spike(split(counts)[2], split(rates)[2])
+    assert score(TrainMean("spikes"), counts) < 0.02
+    assert 0.65 * best_possible < score(Ridge(), counts) < best_possible
     assert score(Ridge(), counts) > 1.2 * score(TrailingMean("spikes"), counts)
 
 
 def test_ridge_finds_nothing_where_there_is_nothing():
     counts = spike_counts(3, 0.0, 0.0)[0]
     assert abs(score(Ridge(), counts) - score(TrainMean("spikes"), counts)) < 0.01
-    mix = RidgeMix().fit(*split(counts)[0])
-    assert mix.chosen["own_weight"] == 0
-    np.testing.assert_array_equal(mix.predict(split(counts)[1]), mix.ridge.predict(split(counts)[1]))
+    mix = RidgeMix()
+    assert abs(score(mix, counts) - score(TrainMean("spikes"), counts)) < 0.01
+    assert mix.chosen["own_weight"] <= 0.15
 
 
-def test_ridge_mix_adds_what_units_keep_to_themselves():
-    counts = spike_counts(4, 0.5, 0.7)[0]
+@pytest.mark.parametrize("own", [0.3, 0.7])
+def test_ridge_mix_adds_what_units_keep_to_themselves(own: float):
+    counts = spike_counts(5, 0.5, own)[0]
     mix = RidgeMix()
     ridge_alone, trailing = score(Ridge(), counts), score(TrailingMean("spikes"), counts)
-    assert score(mix, counts) > max(ridge_alone, trailing) + 0.02
-    assert mix.chosen["own_weight"] > 0
+    assert score(mix, counts) > max(ridge_alone, trailing) + 0.01
+    assert mix.chosen["own_weight"] >= 0.2
+
+
+def test_ridge_mix_gives_way_where_units_share_nothing():
+    """Large drifts of single units look like components to the ridge; the mix must not pay for them."""
+    counts = spike_counts(4, 0.0, 1.0)[0]
+    mix = RidgeMix()
+    trailing = score(TrailingMean("spikes"), counts)
+    assert score(mix, counts) > trailing - 0.01 > score(Ridge(), counts)
+    assert mix.chosen["ridge_share"] < 1
+
+
+def test_ridge_mix_is_the_stated_mixture():
+    fit, context, _ = split(spike_counts(5, 0.5, 0.5)[0])
+    mix = RidgeMix()
+    mix.fit(*fit)
+    weight, share, decay = (mix.chosen[key] for key in ("own_weight", "ridge_share", "own_decay_bins"))
+    ages = np.arange(CONTEXT)[::-1]
+    own = np.einsum("t,btc->bc", np.exp(-ages / decay), context) / np.exp(-ages / decay).sum()
+    ridge = Ridge().fit(*fit).predict(context)[:, 0]
+    train = np.concatenate(fit[:2], axis=1)
+    base = (train.mean(axis=(0, 1)) + fit[1].mean(axis=(0, 1))) / 2
+    bins = train.shape[0] * train.shape[1]
+    base = (base * bins + 1) / (bins + 1 / base.mean())
+    assert mix.chosen["parts"] == 1
+    expected = (1 - weight) * (base + share * (ridge - base)) + weight * own
+    np.testing.assert_allclose(mix.predict(context)[:, 3], expected, rtol=1e-9)
 
 
 def test_ridge_follows_a_rate_that_changes_within_the_horizon():
@@ -126,12 +152,12 @@ def test_ridge_follows_a_rate_that_changes_within_the_horizon():
 def test_ridge_rates_stay_above_a_share_of_the_mean():
     counts = spike_counts(6, 0.6, 0.0)[0]
     fit, context, _ = split(counts)
-    baseline = Ridge().fit(*fit)
+    baseline = Ridge()
+    baseline.fit(*fit)
     silent, loud = np.zeros_like(context), 50 * np.ones_like(context)
-    base = baseline.base_rates[baseline.chosen["parts"]].min(axis=0)
-    for extreme in (silent, loud):
-        assert (baseline.predict(extreme) >= 0.0999 * base).all()
-    assert (base > 0).all()
+    lowest = np.minimum(*(baseline.predict(extreme) for extreme in (silent, loud)))
+    assert (baseline.base() > 0).all()
+    assert (lowest / baseline.base()).min() == pytest.approx(0.1)
 
 
 def test_a_unit_silent_in_training_keeps_a_rate():
@@ -142,6 +168,7 @@ def test_a_unit_silent_in_training_keeps_a_rate():
         assert (baseline.fit(*fit).predict(np.zeros_like(context))[..., 0] > 0).all()
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_short_and_odd_horizons_are_forecast_in_full(horizon: int):
     counts = example("spikes")[:, : CONTEXT + horizon]
@@ -210,10 +237,8 @@ def test_mistakes_are_named(modality: str, name: str):
         baseline.fit(fit[0], fit[1][1:], fit[2], fit[3])
     with pytest.raises(ValueError, match=r"valid_context has \d+: they must agree"):
         baseline.fit(fit[0], fit[1], fit[2][..., 1:], fit[3][..., 1:])
-    with pytest.raises(ValueError, match="1 NaN or infinite"):
-        baseline.fit(np.where(fit[0] == fit[0].max(), np.nan, fit[0]), *fit[1:]) if modality == "continuous" else (
-            baseline.fit(with_one_nan(fit[0]), *fit[1:])
-        )
+    with pytest.raises(ValueError, match="train_context holds 1 NaN or infinite"):
+        baseline.fit(with_one_nan(fit[0]), *fit[1:])
     baseline.fit(*fit)
     with pytest.raises(ValueError, match="fitted with"):
         baseline.predict(context[..., 1:])
@@ -240,7 +265,7 @@ def test_an_unknown_modality_is_refused():
 
 
 # Bits/spike of test trials on steinmetz2019, split and metric of shared/data/README.md: train mean, trailing
-# mean, ridge, ridge mix. Over all 18 sessions the means are -0.089, 0.007, 0.100 and 0.133.
+# mean, ridge, ridge mix. Over all 18 sessions the means are -0.089, 0.007, 0.100 and 0.134.
 MEASURED = {
     "s03": (-0.0473, 0.0132, 0.0197, 0.0553),
     "s16": (-0.0963, 0.0786, 0.1677, 0.2251),

@@ -77,7 +77,8 @@ def test_the_callers_arrays_are_not_edited(problem):
     counts, rates = problem
     counts[0, 0, 0], rates[1, 1] = np.nan, 0.0
     counts_before, rates_before = counts.copy(), rates.copy()
-    poisson_nll(counts, rates), bits_per_spike(counts, rates), poisson_d2(counts, rates), r2(counts, rates)
+    for score in (poisson_nll, bits_per_spike, bits_per_spike_by_unit, poisson_d2, r2):
+        score(counts, rates)
     np.testing.assert_array_equal(counts, counts_before)
     np.testing.assert_array_equal(rates, rates_before)
 
@@ -94,7 +95,6 @@ def test_bits_per_spike_of_the_true_rates_is_their_information(rng):
     rates = levels[rng.integers(0, 2, size=(4000, 20))]
     expected = np.sum(levels * np.log2(levels / levels.mean(axis=0))) / levels.sum()
     assert bits_per_spike(rng.poisson(rates), rates) == pytest.approx(expected, abs=0.004)
-    assert expected > 0.1
 
 
 def test_another_null_shifts_the_score_by_its_own_gain(problem):
@@ -120,7 +120,9 @@ def test_a_unit_without_spikes_has_no_score_of_its_own_but_costs_the_pool(proble
     assert np.isnan(bits_per_spike_by_unit(counts, rates)[2])
     kept = [0, 1, 3, 4, 5]
     assert bits_per_spike(counts, rates) < bits_per_spike(counts[..., kept], rates[..., kept])
-    assert poisson_d2(counts, rates) == pytest.approx(poisson_d2(counts[..., kept], rates[..., kept]), rel=1e-12)
+    for null in (None, np.full(6, 0.4)):
+        expected = poisson_d2(counts[..., kept], rates[..., kept], None if null is None else null[kept])
+        assert poisson_d2(counts, rates, null) == pytest.approx(expected, rel=1e-12)
 
 
 def test_likelihood_by_unit_sums_to_the_whole(problem):
@@ -141,7 +143,7 @@ def test_d2_is_one_minus_the_ratio_of_deviances(problem):
 
     means = counts.mean(axis=(0, 1))
     ratios = [deviance(u, rates[..., u]) / deviance(u, np.full(counts.shape[:2], means[u])) for u in range(6)]
-    assert poisson_d2(counts, rates) == pytest.approx(1 - np.mean(ratios), rel=1e-9)
+    assert poisson_d2(counts, rates) == pytest.approx(1 - np.mean(ratios), rel=1e-7)  # rate 0 counts as 1e-9
     assert poisson_d2(counts, counts) == pytest.approx(1.0, abs=1e-6)
     assert poisson_d2(counts, np.broadcast_to(means, counts.shape)) == pytest.approx(0.0, abs=1e-12)
 

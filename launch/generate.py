@@ -1,0 +1,71 @@
+"""Generate activity of one session: free-running samples after a context, or from nothing, into an .npz.
+
+python launch/generate.py --model EXPORT --session fox_s1 --context DATA_DIR --context-bins 40 --horizon 60 \
+    --samples 8 --seed 0 --out generated.npz
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("neurochorus") is None:  # not installed: use the checkout that this file lies in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "typings"))
+
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from neurochorus.models import load
+from neurochorus.pretrain.evaluation.generation import generate, read_context, write_generated
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        out = run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"generated: {out}")
+    return 0
+
+
+def run(options: Any) -> Path:
+    """Generate and write; raises ValueError for a session, context or path that does not fit."""
+    model = load(options.model, options.device)
+    context = read_context(
+        model,
+        options.session,
+        options.context,
+        split=options.split,
+        context_bins=options.context_bins,
+        horizon_bins=options.horizon,
+        trials=options.trials,
+    )
+    arrays = generate(model, context, options.horizon, options.samples, options.seed, options.temperature, options.head)
+    return write_generated(Path(options.out), arrays)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="generate.py", description=__doc__)
+    parser.add_argument("--model", required=True, help="model directory")
+    parser.add_argument("--session", required=True, help="session id that the model knows")
+    parser.add_argument(
+        "--context", default="none", help="data set directory, .npy of counts (trials, bins, units), or none"
+    )
+    parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of the data set")
+    parser.add_argument("--context-bins", type=int, default=None, help="default: half of a sample, or all of an .npy")
+    parser.add_argument("--horizon", type=int, required=True, help="bins to generate")
+    parser.add_argument("--trials", type=int, default=None, help="contexts to use at most, or trials to make from nothing")
+    parser.add_argument("--samples", type=int, default=8, help="samples for each context")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=1.0, help="scale of the head's noise")
+    parser.add_argument("--head", default=None, help="'gaussian' uses the companion head of the same model")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", required=True, help=".npz to write")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
