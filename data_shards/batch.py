@@ -23,7 +23,7 @@ class Batch:
     signal_BTC: Tensor
     "uint8 or int32 counts per bin, or float32."
     unit_rows_BC: Tensor
-    "int64 rows of the unit table; 0 where a session has fewer units than the largest."
+    "int64 rows of the unit table, 0 where a session has fewer units than the largest; one row for a one-session batch."
     bin_mask_BT: Tensor
     "bool; False after the end of a sample shorter than the longest."
     session_B: Tensor
@@ -42,7 +42,7 @@ class Batch:
 
     @property
     def unit_mask_BC(self) -> Tensor:
-        """bool; False where a unit column is padding."""
+        """bool; False where a unit column is padding. B is 1 for a batch of one session."""
         return self.unit_rows_BC > 0
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
@@ -116,6 +116,7 @@ class Collate:
         ]
         wiring = [self._wiring[sample.session_id] for sample in samples]
         size, bins, units = len(samples), max(map(len, signals)), max(signal.shape[1] for signal in signals)
+        one_session = len({sample.session_id for sample in samples}) == 1
         padded = any(signal.shape != (bins, units) for signal in signals)
         signal_BTC = (np.zeros if padded else np.empty)((size, bins, units), dtype=_signal_dtype(signals))
         rows_BC = np.zeros((size, units), dtype=np.int64)
@@ -137,7 +138,7 @@ class Collate:
                 covariate_mask_BTK[i, :length, target] = present
         return Batch(
             signal_BTC=torch.from_numpy(signal_BTC),
-            unit_rows_BC=torch.from_numpy(rows_BC),
+            unit_rows_BC=torch.from_numpy(rows_BC[:1] if one_session else rows_BC),
             bin_mask_BT=torch.from_numpy(bin_mask_BT),
             session_B=torch.tensor([wires.session for wires in wiring], dtype=torch.int64),
             subject_B=torch.tensor([wires.subject for wires in wiring], dtype=torch.int64),

@@ -7,8 +7,12 @@ micro-batches accumulated, and a run continues from the number of samples it has
 """
 
 import itertools
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -35,13 +39,14 @@ def training_batches(
     workers: int = 0,
     prefetch: int = 2,
     pin_memory: bool = True,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Return the endless micro-batches of one rank, after the run (all ranks together) has seen `samples_seen` samples.
 
     With micro_batch == plan.group a micro-batch is of one session; a multiple of it mixes sessions and pads their
     units. Samples longer than `window_bins` are cut to it at a place that depends on (plan.seed, sample number).
     `covariates` are names, in the order of their columns, or names with widths where the sessions at hand may lack
-    some. `samples_seen` must be a multiple of plan.group: any number of whole micro-batches is.
+    some. `samples_seen` must be a multiple of plan.group: any number of whole micro-batches is. Worker processes start
+    at the first batch and end with `.close()`, with an error, or when nobody holds the generator any longer.
 
     Raises ValueError for numbers that do not fit together and for sessions the registry refuses, before reading
     anything; while iterating, DatasetError for a sample that cannot be read.
@@ -56,10 +61,10 @@ def training_batches(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory and torch.accelerator.is_available(),
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=_heed_only_the_trainer,
         generator=torch.Generator().manual_seed(plan.seed % 2**63),  # a loader without one draws from the global one
     )
-    return iter(loader)
+    return _batches(loader)
 
 
 def evaluation_batches(
@@ -117,10 +122,34 @@ class _FirstSamples:
         return itertools.count(self._first, self._step)
 
 
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """A signal to stop reaches the whole process group; the trainer still needs batches until it has saved."""
+def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        # an error's traceback keeps `batches` alive, and torch ends workers late when the garbage collector finds them
+        shut_down = getattr(batches, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+
+
+def _heed_only_the_trainer(_worker: int) -> None:
+    """Let a worker outlive signals to stop, unless they come from the trainer itself.
+
+    A launcher or scheduler signals every process of a run, and the trainer needs batches until it has saved. But torch
+    and multiprocessing end workers by SIGTERM too and then wait for them: ignoring that would hang a failed run.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    if trainer is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS: there, workers end at any SIGTERM
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_on_sigterm_from, args=(trainer.pid,), daemon=True).start()
+
+
+def _end_on_sigterm_from(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)
 
 
 def _widths(corpus: Corpus, covariates: Covariates) -> Mapping[str, int]:

@@ -105,7 +105,7 @@ def _explain(cls: type, item: Any) -> str:
 def _fields_at(cls: Any, loc: Iterable[Any]) -> list[str]:
     """Names of the fields of the dataclass that sits at a path below `cls`."""
     for part in loc:
-        kinds = [kind for kind in _dataclasses_in(cls)]
+        kinds = _dataclasses_in(cls)
         hints = [typing.get_type_hints(kind) for kind in kinds]
         matches = [hint[part] for hint in hints if part in hint]
         if matches:
@@ -120,13 +120,15 @@ def _dataclasses_in(annotation: Any) -> list[Any]:
 
 
 def _combination_problems(made: Any, path: str) -> Iterable[str]:
-    if not dataclasses.is_dataclass(made):
-        return
-    for field in dataclasses.fields(made):
-        value = getattr(made, field.name)
-        members = value.values() if isinstance(value, dict) else [value]
-        for member in members:
-            yield from _combination_problems(member, f"{path}{field.name}.")
-    own = getattr(made, "problems", None)
-    if callable(own):
-        yield from (f"{path}{problem}" for problem in own())  # type: ignore[union-attr]
+    if isinstance(made, Mapping):
+        for key, member in made.items():
+            yield from _combination_problems(member, f"{path}{key}.")
+    elif isinstance(made, (list, tuple)):
+        for place, member in enumerate(made):
+            yield from _combination_problems(member, f"{path.removesuffix('.')}[{place}].")
+    elif dataclasses.is_dataclass(made):
+        for field in dataclasses.fields(made):
+            yield from _combination_problems(getattr(made, field.name), f"{path}{field.name}.")
+        own = getattr(made, "problems", None)
+        if callable(own):
+            yield from (f"{path}{problem}" for problem in own())  # type: ignore[union-attr]

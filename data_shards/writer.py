@@ -115,8 +115,8 @@ def session_entry(recording: Recording) -> SessionEntry:
 def moments(pieces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
     """Return mean (C,), sd (C,) and number of bins of pieces (T, C), in float64 and without joining them."""
     bins = sum(len(piece) for piece in pieces)
-    mean_C = sum(piece.sum(axis=0, dtype=np.float64) for piece in pieces) / bins
-    variance_C = sum(((piece - mean_C) ** 2).sum(axis=0) for piece in pieces) / bins
+    mean_C = np.sum([piece.sum(axis=0, dtype=np.float64) for piece in pieces], axis=0) / bins
+    variance_C = np.sum([((piece - mean_C) ** 2).sum(axis=0) for piece in pieces], axis=0) / bins
     return mean_C, np.sqrt(variance_C), bins
 
 

@@ -93,7 +93,9 @@ def _named(text: str, device: str) -> tuple[str, Any]:
 def _shown(name: str, results: dict[str, Any]) -> Table:
     part = results[name]
     spans = f"{results['horizon_bins']} bins from {results['context_bins']}" if name == "forecast" else "all bins"
-    table = Table(title=f"{name}: {part['metric']}, {spans}, {results['split']} split, {len(results['sessions'])} sessions")
+    table = Table(
+        title=f"{name}: {part['metric']}, {spans}, {results['split']} split, {len(results['sessions'])} sessions"
+    )
     for column in ("row", "mean", "s.e. over sessions", "worst", "best"):
         table.add_column(column, justify="left" if column == "row" else "right")
     for row, values in part["rows"].items():
@@ -108,7 +110,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--data", nargs="+", required=True, help="data set directories")
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
-    parser.add_argument("--sessions", nargs="+", default=None, help="ids or patterns; default: all that the model knows")
+    parser.add_argument(
+        "--sessions", nargs="+", default=None, help="ids or patterns; default: all that the model knows"
+    )
     parser.add_argument("--beside", nargs="+", default=[], help="NAME=MODEL_DIRECTORY: more models in the same table")
     parser.add_argument("--context-bins", type=int, default=None, help="default: as the model was trained for")
     parser.add_argument("--horizon-bins", type=int, default=None, help="default: as the model was trained for")

@@ -1,6 +1,6 @@
 """Add sessions that a model never saw, of known or new animals: fit their rows, freeze the rest, export again.
 
-python launch/finetune.py --model EXPORT --data DIR --sessions 'subject:otter' --out RUN_DIR [--set section.key=value ...]
+python launch/finetune.py --model EXPORT --data DIR --sessions 'subject:otter' --out RUN_DIR [--set KEY=VALUE ...]
 deepspeed --num_gpus 2 launch/finetune.py ...
 """
 
@@ -55,7 +55,9 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="finetune.py", description=__doc__)
     parser.add_argument("--model", required=True, help="model directory to start from")
     parser.add_argument("--data", nargs="+", required=True, help="data set directories with the new sessions")
-    parser.add_argument("--sessions", nargs="+", default=None, help="ids or patterns, such as 'subject:otter'; default: all")
+    parser.add_argument(
+        "--sessions", nargs="+", default=None, help="ids or patterns, such as 'subject:otter'; default: all"
+    )
     parser.add_argument("--out", required=True, help="run directory; the model goes to OUT/export")
     parser.add_argument("--config", default=None, help="YAML with further settings")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="section.key=value, put over the rest")

@@ -57,7 +57,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of the data set")
     parser.add_argument("--context-bins", type=int, default=None, help="default: half of a sample, or all of an .npy")
     parser.add_argument("--horizon", type=int, required=True, help="bins to generate")
-    parser.add_argument("--trials", type=int, default=None, help="contexts to use at most, or trials to make from nothing")
+    parser.add_argument(
+        "--trials", type=int, default=None, help="contexts to use at most, or trials to make from nothing"
+    )
     parser.add_argument("--samples", type=int, default=8, help="samples for each context")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0, help="scale of the head's noise")

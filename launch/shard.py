@@ -26,7 +26,6 @@ from neurochorus.data_shards.settings import settings_to_dict
 from neurochorus.data_shards.staging import leftovers
 from neurochorus.data_shards.writer import write_dataset
 
-
 SHARD_BYTES = 64 * 2**20
 "Size at which a shard is closed."
 

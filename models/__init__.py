@@ -1,7 +1,7 @@
 """Models: batches in, latents, rates and samples out.
 
-    model = load("runs/demo/export")
-    rollout = model.rollout(model.context("fox_s1", counts), horizon=20, samples=32)
+model = load("runs/demo/export")
+rollout = model.rollout(model.context("fox_s1", counts), horizon=20, samples=32)
 """
 
 from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig

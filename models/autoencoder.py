@@ -86,8 +86,8 @@ class Autoencoder(nn.Module):
         rows, width = len(unit_mean), config.encoder.width
         self.register_buffer("unit_mean", unit_mean.float().clone())
         self.register_buffer("unit_sd", unit_sd.float().clone())
-        self.read_in_rows = Table(rows, width, std=0.3)
-        self.read_out_rows = Table(rows, config.latents, std=0.1)
+        self.read_in_rows = Table(rows, width, std=0.3, decays=True)
+        self.read_out_rows = Table(rows, config.latents, std=0.1, decays=True)
         self.unit_offsets = Table(rows, 3, std=0.0)  # bias, gain, log sd
         self.session_bias = Table(1 + sessions, width)
         self.encoder = CausalTransformer(config.encoder)
@@ -158,7 +158,9 @@ class Autoencoder(nn.Module):
         read_BTL = F.dropout(latent_BTL, self.config.latent_dropout, self.training)
         slow_BTC = self.slow_level(batch.signal_BTC, units)
         target_BTC = self.observation.target(batch.signal_BTC, units.mean_BC, units.sd_BC)
-        scored_BT = batch.bin_mask_BT & (torch.arange(target_BTC.shape[1], device=target_BTC.device) >= self.config.burn_in_bins)
+        scored_BT = batch.bin_mask_BT & (
+            torch.arange(target_BTC.shape[1], device=target_BTC.device) >= self.config.burn_in_bins
+        )
         parts = self._decoding_parts(read_BTL, slow_BTC, target_BTC, scored_BT, hidden_BTC, units)
         parts |= self._penalties(latent_BTL, batch.bin_mask_BT, units)
         count = scored_BT.sum()
@@ -215,13 +217,14 @@ class Autoencoder(nn.Module):
         if config.latent_smoothness:
             lags = range(1, min(6, latent_BTL.shape[1]))
             squared = [
-                ((latent_BTL[:, lag:] - latent_BTL[:, :-lag]).square() * mask_BT1[:, lag:]).mean(dim=-1).sum() / (1 + lag)
+                ((latent_BTL[:, lag:] - latent_BTL[:, :-lag]).square() * mask_BT1[:, lag:]).mean(dim=-1).sum()
+                / (1 + lag)
                 for lag in lags
             ]
             parts["latent_smoothness"] = config.latent_smoothness * torch.stack(squared).sum()
         if config.row_penalty:
             share = units.mask_BC.float().unsqueeze(-1) / units.mask_BC.sum()
-            rows = ((units.read_in_BCD.square() * share).sum() + (units.read_out_BCL.square() * share).sum())
+            rows = (units.read_in_BCD.square() * share).sum() + (units.read_out_BCL.square() * share).sum()
             parts["rows"] = config.row_penalty * rows * bin_mask_BT.sum()
         return parts
 
@@ -230,6 +233,7 @@ class Autoencoder(nn.Module):
 
         New unit rows are drawn at the spread of the old ones, so that they start as typical units.
         """
+
         def like(table: Table, count: int) -> Tensor:
             return torch.randn(count, table.weight.shape[1]) * table.weight[1:].std(dim=0).to("cpu")
 

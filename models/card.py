@@ -20,8 +20,8 @@ def model_card(model: "NeuralModel", training: Mapping[str, Any]) -> str:
     return f"""# A neurochorus model
 
 Generative model of neural population activity: a causal autoencoder ({config.autoencoder.latents} latents) and a causal
-transformer over its latents with the `{config.head}` head. {parameters:,} parameters, {registry.total_rows - 1:,} units of
-{len(registry.sessions)} sessions and {len(registry.subjects)} subjects, {first.modality} in bins of {first.bin_s:g} s.
+transformer over its latents with the `{config.head}` head. {parameters:,} parameters, {registry.total_rows - 1:,} units
+of {len(registry.sessions)} sessions and {len(registry.subjects)} subjects, {first.modality} in {first.bin_s:g} s bins.
 
 ```python
 from neurochorus.models import load

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neurochorus.data_shards.settings import settings
 from neurochorus.models.heads import Generators, HeadsConfig, build_head
-from neurochorus.models.transformer import CausalTransformer, KeyValueCache, TransformerConfig
+from neurochorus.models.transformer import CausalTransformer, TransformerConfig
 from neurochorus.models.units import Table
 
 
@@ -47,7 +47,9 @@ class DynamicsConfig:
 
 
 class Dynamics(nn.Module):
-    def __init__(self, config: DynamicsConfig, head: str, heads: HeadsConfig, latents: int, sessions: int, subjects: int):
+    def __init__(
+        self, config: DynamicsConfig, head: str, heads: HeadsConfig, latents: int, sessions: int, subjects: int
+    ):
         super().__init__()
         width = config.transformer.width
         self.config, self.latents = config, latents
@@ -153,7 +155,7 @@ class Dynamics(nn.Module):
             hidden_RD = self.transformer(self.read(means_R1) + condition_RD.unsqueeze(1), cache)[:, -1]
         return torch.stack(made, dim=1).unflatten(0, (batch, samples))
 
-    def _chosen_head(self, name: str | None):  # noqa: ANN202
+    def _chosen_head(self, name: str | None):
         if name is None or name == self.head.name:
             return self.head
         if self.companion is not None and name == self.companion.name:

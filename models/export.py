@@ -120,7 +120,9 @@ def _load_weights(model: NeuralModel, file: Path) -> None:
 
 def _read_text(file: Path) -> str:
     if not file.is_file():
-        raise ValueError(f"{file}: missing; expected a model directory with {WEIGHTS_FILE}, {CONFIG_FILE}, {SESSIONS_FILE}")
+        raise ValueError(
+            f"{file}: missing; expected a model directory with {WEIGHTS_FILE}, {CONFIG_FILE}, {SESSIONS_FILE}"
+        )
     return file.read_text()
 
 

@@ -98,9 +98,7 @@ class NeuralModel(nn.Module):
         self.autoencoder.append(statistics.mean, statistics.sd, len(entries))
         self.dynamics.append(len(entries), len(self.registry.subjects) - len(before.subjects))
 
-    def context(
-        self, session_id: str, signal_BTC: np.ndarray, unit_ids: Sequence[str] | None = None
-    ) -> Batch:
+    def context(self, session_id: str, signal_BTC: np.ndarray, unit_ids: Sequence[str] | None = None) -> Batch:
         """A batch of one session from an array of counts (or samples of the continuous signal).
 
         `unit_ids` names the columns; without it they must be all units in the order the model was trained on.
@@ -111,7 +109,8 @@ class NeuralModel(nn.Module):
         signal = torch.as_tensor(np.asarray(signal_BTC))
         if signal.ndim != 3 or signal.shape[2] != len(ids):
             raise ValueError(
-                f"session {session_id!r}: expected an array (batch, bins, {len(ids)} units), found {tuple(signal.shape)}"
+                f"session {session_id!r}: expected an array (batch, bins, {len(ids)} units), "
+                f"found {tuple(signal.shape)}"
             )
         unknown = [unit for unit in ids if unit not in session.row_of]
         if unknown or len(set(ids)) != len(ids):

@@ -31,7 +31,9 @@ class Rollout:
 def row_generators(seed: int, sample_ids: Sequence[str], samples: int) -> list[torch.Generator]:
     """One generator for each (row, sample), row-major; it depends on (seed, sample id, sample number) only."""
     return [
-        torch.Generator().manual_seed(_key(f"{seed}/{name}/{number}")) for name in sample_ids for number in range(samples)
+        torch.Generator().manual_seed(_key(f"{seed}/{name}/{number}"))
+        for name in sample_ids
+        for number in range(samples)
     ]
 
 

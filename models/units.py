@@ -13,11 +13,13 @@ from torch import Tensor, nn
 class Table(nn.Module):
     """Rows of a learned table: row numbers (...) -> (..., columns). Row 0 is padding and stays zero.
 
-    Rows below `frozen_rows` get no gradient, so that new rows can be fitted beside them.
+    Rows below `frozen_rows` get no gradient, so that new rows can be fitted beside them. `decays` says whether
+    weight decay is meant for this table at all: it is for directions, not for rates, gains and sessions.
     """
 
-    def __init__(self, rows: int, columns: int, std: float = 0.02):
+    def __init__(self, rows: int, columns: int, std: float = 0.02, decays: bool = False):
         super().__init__()
+        self.decays = decays
         weight = torch.randn(rows, columns) * std
         weight[0] = 0.0
         self.weight = nn.Parameter(weight)

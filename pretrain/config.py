@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from neurochorus.data_shards.settings import settings
 from neurochorus.models import ModelConfig
+from neurochorus.pretrain.passthrough import passthrough_problems
 
 
 @settings
@@ -16,7 +17,7 @@ class RunSection:
     """Run directory: config.yaml, run.json, metrics.jsonl, checkpoints/ and export/ go there."""
     seed: int = 0
     resume: str = "auto"
-    """auto: continue from the newest complete checkpoint of `dir`, if any; never: refuse a used directory; or a path."""
+    """auto: continue from the newest complete checkpoint of `dir`, if any; never: refuse a used one; or a path."""
 
 
 @settings
@@ -44,7 +45,9 @@ class DataSection:
 
     def problems(self) -> list[str]:
         found = [] if self.paths else ["path: at least one data set directory is needed"]
-        found += [] if self.workers >= 0 and self.prefetch >= 1 else ["workers: expected 0 or more, and prefetch 1 or more"]
+        found += (
+            [] if self.workers >= 0 and self.prefetch >= 1 else ["workers: expected 0 or more, and prefetch 1 or more"]
+        )
         return found + ([] if self.window_bins is None or self.window_bins > 0 else ["window_bins: expected 1 or more"])
 
 
@@ -57,14 +60,16 @@ class StageSection:
     weight_decay: float = 0.01
     """Of weight matrices; norms, biases and the unit and session tables have none."""
     table_weight_decay: float = 0.0
-    """Of unit and session tables. Decay also shrinks rows of sessions that are not in the batch."""
+    """Of read-in and read-out rows. It also shrinks rows of sessions that are not in the batch."""
     beta2: float = 0.95
     init: str | None = None
     """A model directory whose weights of this stage are taken instead of training it (then `steps` is not used)."""
 
     def problems(self) -> list[str]:
         found = [] if self.steps >= 1 else [f"steps: expected 1 or more, found {self.steps}"]
-        found += [] if self.learning_rate > 0 else [f"learning_rate: expected a positive number, found {self.learning_rate}"]
+        found += (
+            [] if self.learning_rate > 0 else [f"learning_rate: expected a positive number, found {self.learning_rate}"]
+        )
         if not 0 <= self.warmup < 1:
             found.append(f"warmup: expected a share in [0, 1), found {self.warmup}")
         if not 0.5 <= self.beta2 <= 0.95:
@@ -91,7 +96,9 @@ class TrainSection:
     """Stop after this many steps in a row were skipped for non-finite gradients."""
 
     def problems(self) -> list[str]:
-        found = [f"{n}: expected 1 or more" for n in ("global_batch", "micro_batch", "log_every") if getattr(self, n) < 1]
+        found = [
+            f"{n}: expected 1 or more" for n in ("global_batch", "micro_batch", "log_every") if getattr(self, n) < 1
+        ]
         if not found and self.global_batch % self.micro_batch:
             found.append(f"global_batch: {self.global_batch} is not a multiple of micro_batch {self.micro_batch}")
         return found
@@ -151,6 +158,4 @@ class RunConfig:
     """Further DeepSpeed settings, passed on; keys that neurochorus sets itself and unknown keys are refused."""
 
     def problems(self) -> list[str]:
-        from neurochorus.pretrain.engine import passthrough_problems
-
         return passthrough_problems(self.deepspeed)

@@ -67,5 +67,8 @@ def _initialise(backend: str, timeout_minutes: float) -> None:
     # its shared-memory all-reduce serves inference only, but is compiled for minutes at the first start
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
-        dist_backend=backend, timeout=datetime.timedelta(minutes=timeout_minutes), verbose=False, auto_mpi_discovery=False
+        dist_backend=backend,
+        timeout=datetime.timedelta(minutes=timeout_minutes),
+        verbose=False,
+        auto_mpi_discovery=False,
     )

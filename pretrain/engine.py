@@ -4,7 +4,6 @@
 model's type. Weights, gradients and optimizer state are float32; bf16 is autocast inside the module.
 """
 
-import difflib
 from typing import Any
 
 import torch
@@ -13,43 +12,6 @@ from torch import Tensor, nn
 from neurochorus.pretrain.config import RunConfig, StageSection
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.optimizer import make_optimizer, parameter_groups
-
-OWN_KEYS = {
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "zero_optimization",
-    "optimizer",
-    "scheduler",
-    "bf16",
-    "fp16",
-    "data_types",
-}
-PASSTHROUGH_KEYS = {
-    "communication_data_type",
-    "prescale_gradients",
-    "gradient_predivide_factor",
-    "comms_logger",
-    "flops_profiler",
-    "wall_clock_breakdown",
-    "memory_breakdown",
-    "dump_state",
-    "checkpoint",
-}
-
-
-def passthrough_problems(values: dict[str, Any]) -> list[str]:
-    """Problems of the `deepspeed:` section: DeepSpeed itself ignores a misspelt top-level key in silence."""
-    found = []
-    for key in values:
-        if key in OWN_KEYS:
-            found.append(f"deepspeed.{key}: is derived from the sections train, zero and autoencoder or dynamics; set it there")
-        elif key not in PASSTHROUGH_KEYS:
-            near = difflib.get_close_matches(key, PASSTHROUGH_KEYS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(sorted(PASSTHROUGH_KEYS))}"
-            found.append(f"deepspeed.{key}: unknown key; {hint}")
-    return found
 
 
 def accumulation_steps(config: RunConfig, world: int) -> int:
@@ -86,11 +48,14 @@ class Engine:
 
         groups = parameter_groups(module, stage, config.train.head_learning_rate_factor)
         self.factors = [group["factor"] for group in groups]
-        self.engine, *_ = deepspeed.initialize(
+        self.module = module
+        engine, optimizer, *_ = deepspeed.initialize(
             model=module.to(ranks.device),
             optimizer=make_optimizer(groups, stage),
             config=deepspeed_settings(config, ranks.world),
         )
+        self.engine: Any = engine
+        self.optimizer: Any = optimizer
         self.zero_stage = config.zero.stage
         self.accumulation = accumulation_steps(config, ranks.world)
 
@@ -103,7 +68,7 @@ class Engine:
         self.engine.step()
 
     def set_learning_rate(self, rate: float) -> None:
-        for group, factor in zip(self.engine.optimizer.param_groups, self.factors, strict=True):
+        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = rate * factor
 
     @property
@@ -119,7 +84,7 @@ class Engine:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The full weights on the CPU, on every rank (all ranks must call it)."""
-        module = self.engine.module
+        module = self.module
         if self.zero_stage < 3:
             return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
         import deepspeed
@@ -134,7 +99,9 @@ class Engine:
         """Load weights and optimizer state. Raises ValueError when DeepSpeed finds nothing to load."""
         path, _ = self.engine.load_checkpoint(folder, tag=tag)
         if path is None:
-            raise ValueError(f"{folder}/{tag}: DeepSpeed could not load this checkpoint; remove it to resume from an older one")
+            raise ValueError(
+                f"{folder}/{tag}: DeepSpeed could not load this checkpoint; remove it to resume from an older one"
+            )
 
     def close(self) -> None:
         self.engine.destroy()

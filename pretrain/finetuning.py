@@ -74,7 +74,10 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
         with stop.signals():
             for stage, section in ((autoencoder_stage, run.autoencoder), (dynamics_stage, run.dynamics)):
                 trained = stage(model, run.train.precision)
-                weights = trainer.train(trained, section, model.registry)
+                if section.init is None:
+                    weights = trainer.train(trained, section, model.registry)
+                else:
+                    weights = fitted_elsewhere(model, Path(section.init), trained.name)
                 getattr(model, trained.name).load_state_dict(weights)
         restore_old_rows(model, old_state)
         if ranks.first:
@@ -87,14 +90,34 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
     return directory.export
 
 
+def fitted_elsewhere(model: NeuralModel, path: Path, part: str) -> dict[str, Tensor]:
+    """Weights of `part` from another export of the same sessions, whose part began as this model's did.
+
+    Raises ValueError when its sessions, their order, or its weights outside the new rows differ.
+    """
+    other = load(path)
+    if other.registry != model.registry:
+        raise ValueError(
+            f"{part}.init {path}: its sessions are not those of this model, in the same order; fit them here"
+        )
+    weights, own = getattr(other, part).state_dict(), getattr(model, part).state_dict()
+    frozen = {f"{name}.weight": table.frozen_rows for name, table in _tables(getattr(model, part))}
+    for name, value in own.items():
+        rows = frozen.get(name)
+        if not torch.equal(weights[name][:rows] if rows else weights[name], value[:rows] if rows else value):
+            raise ValueError(f"{part}.init {path}: '{name}' differs from the model's: it was fitted on another model")
+    return weights
+
+
 def refuse_other_recordings(model: NeuralModel, data: TrainingData) -> None:
     """Raise ValueError when the new sessions are of another modality or bin width than the model's."""
     first = model.registry.sessions[0]
     for entry in data.entries:
         if (entry.modality, entry.bin_s) != (first.modality, first.bin_s):
             raise ValueError(
-                f"session {entry.session_id!r}: {entry.modality} in bins of {entry.bin_s:g} s; the model was trained on "
-                f"{first.modality} in bins of {first.bin_s:g} s: write the data set with that bin_s, or use another model"
+                f"session {entry.session_id!r}: {entry.modality} in bins of {entry.bin_s:g} s; the model was trained "
+                f"on {first.modality} in bins of {first.bin_s:g} s: write the data set with that bin_s, or use "
+                "another model"
             )
 
 
@@ -137,4 +160,3 @@ def _run_config(config: FinetuneConfig, model: NeuralModel) -> RunConfig:
         wandb=config.wandb,
         forecast=ForecastSection(**forecast) if forecast else ForecastSection(),
     )
-

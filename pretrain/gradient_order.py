@@ -39,13 +39,15 @@ class GradientOrder:
         orders: list[list[str]] = [[] for _ in range(self._ranks.world)]
         dist.all_gather_object(orders, names)
         counts = [{name: order.count(name) for name in order} for order in orders]
-        differing = sorted({name for count in counts for name in count if any(c.get(name) != count[name] for c in counts)})
+        differing = sorted(
+            {name for count in counts for name in count if any(c.get(name) != count[name] for c in counts)}
+        )
         detail = "\n".join(
             f"  rank {rank}: {', '.join(f'{name} x{count.get(name, 0)}' for name in differing[:5]) or 'another order'}"
             for rank, count in enumerate(counts)
         )
         raise RuntimeError(
-            f"step {step + 1}: the ranks got gradients of different parameters, or in a different order; ZeRO would add up "
-            f"gradients of different parameters without a word.\n{detail}\nEvery rank must use every parameter in the "
-            "same order whatever its batch holds: gather rows from one table instead of choosing a module."
+            f"step {step + 1}: the ranks got gradients of different parameters, or in a different order; ZeRO would "
+            f"add them up all the same, without a word.\n{detail}\nEvery rank must use every parameter in the same "
+            "order whatever its batch holds: gather rows from one table instead of choosing a module."
         )

@@ -91,7 +91,9 @@ def _train(stage: Stage, engine: Engine, run: StageRun) -> dict[str, Tensor]:
             with run.watch.timed("checkpoint"):
                 checkpoints.save(engine, Position(step + 1, seen, ranks.world, run.fingerprint))
         if stop_wanted and not last:
-            raise StoppedEarly(f"{stage.name} stopped at step {step + 1}: {run.stop.reason or 'another rank was asked'}")
+            raise StoppedEarly(
+                f"{stage.name} stopped at step {step + 1}: {run.stop.reason or 'another rank was asked'}"
+            )
     run.watch.end(stage.name)
     return {name.removeprefix("trained."): value for name, value in engine.state_dict().items()}
 
@@ -99,7 +101,7 @@ def _train(stage: Stage, engine: Engine, run: StageRun) -> dict[str, Tensor]:
 def _step(
     stage: Stage, engine: Engine, micro_batches: list[Batch], ranks: Ranks, stop_wanted: bool
 ) -> tuple[dict[str, Tensor], bool]:
-    """One optimizer step; the parts of the loss per valid bin of the global batch, and whether any rank wants to stop."""
+    """One optimizer step: the parts of the loss per valid bin of the global batch, and whether any rank would stop."""
     valid = torch.stack([stage.valid_bins(batch) for batch in micro_batches]).sum()
     # one collective for the normaliser, the bins and the stop flags of all ranks
     bins = torch.stack([batch.bin_mask_BT.sum() for batch in micro_batches]).sum()
@@ -126,9 +128,11 @@ def seed_step(seed: int, stage: str, step: int, rank: int) -> None:
 
 def _refuse_skips(skipped: int, step: int, micro_batches: list[Batch], limit: int, watch: Watch) -> None:
     samples = ", ".join(name for batch in micro_batches for name in batch.sample_ids[:4])
-    watch.say(f"step {step + 1} was skipped: non-finite gradient ({skipped} in a row); this rank's samples: {samples}, ...")
+    watch.say(
+        f"step {step + 1} was skipped: non-finite gradient ({skipped} in a row); this rank's samples: {samples}, ..."
+    )
     if skipped >= limit:
         raise FloatingPointError(
-            f"{skipped} steps in a row had a non-finite gradient, the last was step {step + 1}: lower the learning rate, "
-            "or look at the samples named above"
+            f"{skipped} steps in a row had a non-finite gradient, the last was step {step + 1}: lower the learning "
+            "rate, or look at the samples named above"
         )

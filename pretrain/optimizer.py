@@ -18,12 +18,12 @@ def parameter_groups(module: nn.Module, stage: StageSection, head_factor: float)
     Each group has its `factor` on the learning rate. Every trainable parameter is in exactly one group, in the
     order of `named_parameters`, which is the same on all ranks.
     """
-    tables = {id(p) for m in module.modules() if isinstance(m, Table) for p in m.parameters()}
+    tables = {id(m.weight): m.decays for m in module.modules() if isinstance(m, Table)}
     slow = {id(p) for m in module.modules() if isinstance(m, Head) and m.name == "energy" for p in m.parameters()}
 
     def kind(parameter: nn.Parameter) -> tuple[str, float, float]:
         if id(parameter) in tables:
-            return "tables", stage.table_weight_decay, 1.0
+            return "tables", stage.table_weight_decay if tables[id(parameter)] else 0.0, 1.0
         decay = stage.weight_decay if parameter.ndim >= 2 else 0.0
         return ("matrices" if parameter.ndim >= 2 else "vectors"), decay, head_factor if id(parameter) in slow else 1.0
 

@@ -23,7 +23,7 @@ from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.loop import StageRun, train_stage
 from neurochorus.pretrain.run_directory import RunDirectory
-from neurochorus.pretrain.stages import Stage, StageName, autoencoder_stage, dynamics_stage, fit_whitening
+from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage, fit_whitening
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.watch import Watch
 
@@ -136,7 +136,7 @@ class Trainer:
             prefetch=self.config.data.prefetch,
         )
 
-    def _resume_from(self, stage: StageName) -> Path | None:
+    def _resume_from(self, stage: str) -> Path | None:
         resume = self.config.run.resume
         path = None if resume in ("auto", "never") else Path(resume)
         return path if path is not None and path.parent.name == stage else None
@@ -145,7 +145,8 @@ class Trainer:
 def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     """Train both stages and export the model; returns the model directory. All ranks must call it.
 
-    Raises StoppedEarly when asked to stop (a checkpoint is saved), ValueError for data or a run directory that do not fit.
+    Raises StoppedEarly when asked to stop (a checkpoint is saved), ValueError for data or a run directory that do
+    not fit.
     """
     data = TrainingData.open(config)
     directory = RunDirectory(Path(config.run.dir))
@@ -206,13 +207,15 @@ def _adopt_autoencoder(trainer: Trainer, path: Path) -> NeuralModel:
     """A model with new dynamics on the autoencoder of another export of the same sessions."""
     config, source = trainer.config, load(path)
     if source.config.autoencoder != config.model.autoencoder:
-        raise ValueError(f"autoencoder.init {path}: its autoencoder settings differ from model.autoencoder of this run; copy them")
+        raise ValueError(
+            f"autoencoder.init {path}: its autoencoder settings differ from model.autoencoder of this run; copy them"
+        )
     known, wanted = [s.session_id for s in source.registry.sessions], trainer.data.session_ids
     if sorted(known) != sorted(wanted):
         odd = sorted(set(known) ^ set(wanted))
         raise ValueError(
-            f"autoencoder.init {path}: its sessions are not those of this run ({', '.join(odd[:5])} differ): choose the same "
-            "with data.sessions, or add sessions with launch/finetune.py"
+            f"autoencoder.init {path}: its sessions are not those of this run ({', '.join(odd[:5])} differ): "
+            "choose the same with data.sessions, or add sessions with launch/finetune.py"
         )
     for entry in trainer.data.entries:
         source.registry.rows(entry)

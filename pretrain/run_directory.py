@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def describe_run(ranks: Ranks) -> dict[str, Any]:
     """Versions, commit, command and world of this run, as plain values."""
     packages = ("neurochorus", "torch", "deepspeed", "webdataset", "numpy", "safetensors")
     return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "world": ranks.world,
         "device": ranks.device.type,
@@ -78,7 +78,9 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(("git", "-C", str(here), *arguments), capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ("git", "-C", str(here), *arguments), capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

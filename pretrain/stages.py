@@ -20,12 +20,20 @@ StageName = Literal["autoencoder", "dynamics"]
 class Stage(nn.Module):
     """Runs `trained` on what `prepare` makes of a batch, under autocast when `precision` is bf16."""
 
-    def __init__(self, name: StageName, trained: nn.Module, prepare: Callable[[Batch], tuple[Any, ...]], precision: str):
+    def __init__(
+        self,
+        name: StageName,
+        trained: nn.Module,
+        prepare: Callable[[Batch], tuple[Any, ...]],
+        precision: str,
+        burn_in_bins: int = 0,
+    ):
         super().__init__()
-        self.name = name
+        self.name: StageName = name
         self.trained = trained
         self.prepare = prepare
         self.precision = precision
+        self.burn_in_bins = burn_in_bins
 
     def forward(self, *inputs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss summed over the valid entries, their number, and the parts of the loss."""
@@ -35,13 +43,13 @@ class Stage(nn.Module):
 
     def valid_bins(self, batch: Batch) -> Tensor:
         """Number of bins whose loss counts; the loss is normalised by its sum over all ranks."""
-        burn_in = self.trained.config.burn_in_bins if self.name == "autoencoder" else 0
-        return batch.bin_mask_BT[:, burn_in:].sum()
+        return batch.bin_mask_BT[:, self.burn_in_bins :].sum()
 
 
 def autoencoder_stage(model: NeuralModel, precision: str) -> Stage:
     """A copy of the model's autoencoder, to be trained."""
-    return Stage("autoencoder", copy.deepcopy(model.autoencoder), lambda batch: (batch,), precision)
+    burn_in = model.config.autoencoder.burn_in_bins
+    return Stage("autoencoder", copy.deepcopy(model.autoencoder), lambda batch: (batch,), precision, burn_in)
 
 
 def dynamics_stage(model: NeuralModel, precision: str) -> Stage:

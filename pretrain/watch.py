@@ -75,7 +75,9 @@ class Watch:
         assert self._file is not None
         self._file.write(json.dumps(line) + "\n")
         if self._wandb is not None:
-            self._wandb.log({f"{stage}/{name}": v for name, v in line.items() if name not in ("stage", "step")} | {"step": step})
+            self._wandb.log(
+                {f"{stage}/{name}": v for name, v in line.items() if name not in ("stage", "step")} | {"step": step}
+            )
         self._show(line)
 
     def _show(self, line: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def uniform(n: int, rows: int, width: int, generator: Generators, like: Tensor) 
     return _draw(torch.rand, n, rows, width, generator).to(like.device)
 
 
-def _draw(draw, n: int, rows: int, width: int, generator: Generators) -> Tensor:  # noqa: ANN001
+def _draw(draw, n: int, rows: int, width: int, generator: Generators) -> Tensor:
     if isinstance(generator, torch.Generator):
         return draw((n, rows, width), generator=generator)
     if len(generator) != rows:

@@ -35,8 +35,8 @@ class GaussianHead(Head):
 
     def parameters_of(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """mu (..., L), sd of the diagonal (..., L) and U (..., L, R), in float32."""
-        mean, raw_sd, factor = self.output(hidden).float().split(
-            [self.latents, self.latents, self.latents * self.config.rank], dim=-1
+        mean, raw_sd, factor = (
+            self.output(hidden).float().split([self.latents, self.latents, self.latents * self.config.rank], dim=-1)
         )
         sd = nn.functional.softplus(raw_sd) + self.config.min_sd
         return mean, sd, factor.unflatten(-1, (self.latents, self.config.rank))

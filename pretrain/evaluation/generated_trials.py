@@ -70,8 +70,10 @@ def read_generated_trials(path: Path) -> GeneratedTrials:
         try:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not an npz of plain arrays ({error}): make it with launch/generate.py") from error
+        except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} is not an npz of plain arrays ({error}): make it with launch/generate.py"
+            ) from error
     missing = [name for name in (*ARRAYS, *SCALARS) if name not in arrays]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}: make it with launch/generate.py")

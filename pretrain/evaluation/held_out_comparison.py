@@ -2,8 +2,9 @@
 
 The held-out trials are split at random into disjoint halves I and J, several times. The noise floor is the distance
 between the recorded trials of I and the recorded trials of J; the model's figure is the distance between trials
-generated from the contexts of I and the same recorded trials of J. A perfect model could not be told from the floor:
-both sides have equally many trials and no context in common. Medians over the splits are given.
+generated from the contexts of I and the same recorded trials of J. Both have equally many trials and no context in
+common, so a perfect model stands at the floor on average, above or below it by the luck of one set of trials. Means
+over the splits are given (medians would favour the model: an outlying trial always stands on one side of the floor).
 """
 
 from collections.abc import Callable
@@ -67,8 +68,8 @@ def distances_from_held_out(trials: GeneratedTrials) -> list[Distance]:
             name,
             unit,
             definition,
-            generated=_median_or_nan(measure, [(halves.generated_I, halves.recorded_J) for halves in splits]),
-            noise_floor=_median_or_nan(measure, [(halves.recorded_I, halves.recorded_J) for halves in splits]),
+            generated=_mean_or_nan(measure, [(halves.generated_I, halves.recorded_J) for halves in splits]),
+            noise_floor=_mean_or_nan(measure, [(halves.recorded_I, halves.recorded_J) for halves in splits]),
         )
         for name, unit, definition, measure in _measures(trials)
     ]
@@ -120,7 +121,7 @@ def _measures(trials: GeneratedTrials) -> list[tuple[str, str, str, Measure]]:
             ("standard deviation", "signal units", "RMS difference over units of the SD over trials and bins",
              lambda a, b: _rms(_unit_sd(a), _unit_sd(b))),
             ("population mean", "signal units", "Wasserstein-1 distance between distributions of the mean over units",
-             lambda a, b: float(wasserstein_distance(a.mean(axis=2).ravel(), b.mean(axis=2).ravel()))),
+             lambda a, b: _population_distance(a, b, np.mean)),
             *([times] if lags > 1 else []),
         ]  # fmt: skip
     largest = int(max(array.sum(axis=-1, dtype=float).max() for array in (trials.counts_SBHC, trials.held_out_BHC)))
@@ -128,12 +129,18 @@ def _measures(trials: GeneratedTrials) -> list[tuple[str, str, str, Measure]]:
         ("mean rate", "spikes/s", "RMS difference over units of the mean rate",
          lambda a, b: _rms(mean_rates(a, trials.bin_s), mean_rates(b, trials.bin_s))),
         correlations,
-        ("Fano factor", "", "RMS difference over units of variance / mean of the spikes in a whole trial, across trials",
+        ("Fano factor", "", "RMS difference over units of variance / mean, across trials, of spikes in a trial",
          lambda a, b: _rms(fano_factors(a), fano_factors(b))),
-        ("population count", "nats", "KL(generated || recorded) between distributions of spikes per bin, all units",
+        ("population count", "spikes per bin", "Wasserstein-1 distance between distributions of spikes per bin",
+         lambda a, b: _population_distance(a, b, np.sum)),
+        ("population count, KL", "nats", "KL(generated || recorded) of their kernel densities, as LDNS; ∞ when apart",
          lambda a, b: population_count_kl(a, b, largest)),
         *([times] if lags > 1 else []),
     ]  # fmt: skip
+
+
+def _population_distance(first: np.ndarray, second: np.ndarray, reduce: Callable[..., np.ndarray]) -> float:
+    return float(wasserstein_distance(*(reduce(counts, axis=2, dtype=float).ravel() for counts in (first, second))))
 
 
 def _unit_sd(values: np.ndarray) -> np.ndarray:
@@ -146,11 +153,12 @@ def _rms(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.sqrt(np.nanmean(squares))) if np.isfinite(squares).any() else float("nan")
 
 
-def _median_or_nan(measure: Measure, pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+def _mean_or_nan(measure: Measure, pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
     values = []
     for first, second in pairs:
         try:
-            values.append(measure(first, second))
+            with np.errstate(over="ignore"):  # densities without overlap: the KL divergence is infinite
+                values.append(measure(first, second))
         except ValueError:  # population_statistics: a population that never varies, no pair of units that varies
             return float("nan")
-    return float(np.median(values))
+    return float(np.mean(values))

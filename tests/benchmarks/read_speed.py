@@ -65,7 +65,7 @@ def _recordings(arguments: argparse.Namespace) -> Iterator[Recording]:
 
 
 def _webdataset(urls: list[str], batch: int) -> Iterator[tuple[torch.Tensor, list[str]]]:
-    samples = iter(wds.WebDataset(urls, shardshuffle=False).decode())
+    samples = iter(wds.WebDataset(urls, shardshuffle=False).decode())  # pyright: ignore[reportAttributeAccessIssue]
     while chunk := list(itertools.islice(samples, batch)):
         yield torch.from_numpy(np.stack([sample["signal.npy"] for sample in chunk])), [s["__key__"] for s in chunk]
 

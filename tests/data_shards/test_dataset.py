@@ -91,7 +91,7 @@ def test_reading_gives_exactly_what_was_written(data_path, recordings):
 def test_webdataset_reads_the_same(data_path):
     dataset = ShardDataset(data_path)
     urls = [str(data_path / shard.file) for shard in dataset.manifest.shards]
-    seen = list(wds.WebDataset(urls, shardshuffle=False).decode())
+    seen = list(wds.WebDataset(urls, shardshuffle=False).decode())  # pyright: ignore[reportAttributeAccessIssue]
     assert len(seen) == len(dataset)
     for row, theirs in enumerate(seen):
         ours = dataset.read(row)

@@ -2,17 +2,19 @@
 
 import dataclasses
 import itertools
-import os
-import signal
+import multiprocessing
+import pickle
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
-from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.batch import Batch, Collate
 from neurochorus.data_shards.dataset import Corpus, DatasetError
-from neurochorus.data_shards.loader import evaluation_batches, training_batches
+from neurochorus.data_shards.loader import MicroBatches, evaluation_batches, training_batches
 from neurochorus.data_shards.plan import SamplePlan, window_start
 from neurochorus.data_shards.registry import UnitRegistry
 
@@ -152,14 +154,39 @@ def test_workers_outlive_signals_and_end_with_the_stream(corpus, plan, registry)
     batches = training_batches(corpus, plan, registry, micro_batch=4, workers=2)
     expected = take(training_batches(corpus, plan, registry, micro_batch=4), 30)
     got = take(batches, 2)  # one of each worker: both have begun
-    processes = list(batches._workers)  # type: ignore[attr-defined]
-    for process, number in itertools.product(processes, (signal.SIGTERM, signal.SIGINT)):
-        os.kill(process.pid, number)
+    processes = multiprocessing.active_children()
+    assert len(processes) == 2
+    for process, number in itertools.product(processes, ("TERM", "INT")):
+        subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
     assert_same(got + take(batches, 28), expected)
-    del batches
-    for process in processes:
-        process.join(10)
-        assert not process.is_alive()
+    batches.close()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_the_trainer_itself_can_end_its_workers(corpus, plan, registry):
+    batches = training_batches(corpus, plan, registry, micro_batch=4, workers=1)
+    take(batches, 1)
+    (process,) = multiprocessing.active_children()
+    process.terminate()
+    process.join(5)
+    assert process.exitcode == 0
+
+
+def test_a_run_that_fails_ends_though_its_loader_is_alive(data_path):
+    """Held by a global, the loader is still there when the interpreter ends, which must not wait for workers."""
+    script = f"""
+from neurochorus.data_shards import Corpus, SamplePlan, UnitRegistry, training_batches
+corpus = Corpus({str(data_path)!r})
+plan = SamplePlan.from_corpus(corpus, "train", seed=0, group=4)
+batches = training_batches(
+    corpus, plan, UnitRegistry.from_sessions(corpus.sessions), micro_batch=4, workers=2
+)
+next(batches)
+raise RuntimeError("the run failed")
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "the run failed" in result.stderr.splitlines()[-1]
 
 
 def test_pinning_without_a_device_is_no_problem(corpus, plan, registry, recwarn):
@@ -211,3 +238,10 @@ def test_a_model_that_lacks_a_session_is_refused_at_once(corpus, plan):
     with pytest.raises(ValueError, match="batch_size"):
         evaluation_batches(corpus, known, "test", ["a1"], batch_size=0)
     assert list(evaluation_batches(corpus, known, "test", ["a1"]))
+
+
+def test_what_a_worker_gets_may_be_pickled(corpus, plan, registry):
+    """As it must be where processes are spawned, not forked."""
+    source = MicroBatches(corpus, plan, Collate(corpus.sessions, registry), 4, window_bins=5)
+    again = pickle.loads(pickle.dumps(source))
+    assert_same([again[number] for number in (0, 4, 40)], [source[number] for number in (0, 4, 40)])

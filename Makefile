@@ -1,0 +1,49 @@
+# make demo          from nothing to a report: shards, pretraining of both heads, a new animal, generation
+# make test          lint, format, types, tests (under 12 minutes on two cores)
+# make results       the main table of RESULTS.md on real recordings (DATA=../shared/data; hours)
+# make bench-data    samples/s of our reader against webdataset's decode
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+DATA ?= ../shared/data
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types unit results bench-data lock clean
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+demo: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python launch/demo.py
+
+test: lint types unit
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+unit: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+results: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python launch/results.py --recordings $(DATA)/steinmetz2019 --out runs/results
+
+bench-data: $(READY)
+	$(BIN)/python tests/benchmarks/read_speed.py
+
+lock:
+	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip install --quiet torch==2.13.0 && .lock-venv/bin/python -m pip install --quiet '.[dev]' setuptools wheel
+	(echo "# Exact versions that the Makefile installs; made by 'make lock' from pyproject.toml in a fresh environment."; \
+	 .lock-venv/bin/python -m pip list --format=freeze | grep -v -i -E '^(neurochorus|pip)=' | sed 's/+cpu//') > requirements.lock
+	rm -rf .lock-venv
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

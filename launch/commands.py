@@ -1,0 +1,47 @@
+"""Running the project's own commands one after the other, for the demo and the results."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+class CommandFailed(RuntimeError):
+    """A command ended with an error; its own output says which."""
+
+
+def python(script: str, *arguments: str) -> list[str]:
+    """Command line of one of the scripts beside this file."""
+    return [sys.executable, str(HERE / script), *arguments]
+
+
+def deepspeed(ranks: int, port: int, script: str, *arguments: str) -> list[str]:
+    """Command line that starts one of the scripts on `ranks` ranks of this machine."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    return [str(launcher), "--num_gpus", str(ranks), "--master_port", str(port), str(HERE / script), *arguments]
+
+
+def run(command: Sequence[str], title: str) -> float:
+    """Show a command, run it, and return the seconds it took. Raises CommandFailed."""
+    shown = shlex.join([Path(command[0]).name, *(part.replace(str(HERE), "launch") for part in command[1:])])
+    print(f"\n== {title}\n$ {shown}", flush=True)
+    begun = time.monotonic()
+    # the launcher's own INFO lines would bury the progress line
+    environment = {**os.environ, "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", _accelerator())}
+    result = subprocess.run(command, check=False, env={k: v for k, v in environment.items() if v})
+    if result.returncode:
+        raise CommandFailed(f"'{title}' failed with exit code {result.returncode}; the lines above say why")
+    seconds = time.monotonic() - begun
+    print(f"-- {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def _accelerator() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,87 @@
+"""Nothing may see the future: changing bin t + 1 leaves everything up to t bit-identical."""
+
+import numpy as np
+import pytest
+import torch
+
+from neurochorus.models import TransformerConfig
+from neurochorus.models.dynamics import last_running_means, running_means
+from neurochorus.models.transformer import CausalTransformer
+from tests.models.conftest import small_model
+
+BIN = 11
+
+
+def changed_after(counts: torch.Tensor, bin_: int) -> torch.Tensor:
+    changed = counts.clone()
+    changed[:, bin_ + 1 :] += 5.0
+    return changed
+
+
+@pytest.mark.parametrize("modality", ["spikes", "continuous"])
+def test_encoder_gain_and_reconstruction(counts: torch.Tensor, modality: str) -> None:
+    model = small_model(modality=modality)
+    one = model.context("b_s1", counts.numpy())
+    other = model.context("b_s1", changed_after(counts, BIN).numpy())
+    assert torch.equal(model.encode(one)[:, : BIN + 1], model.encode(other)[:, : BIN + 1])
+    assert not torch.equal(model.encode(one)[:, BIN + 1], model.encode(other)[:, BIN + 1])
+    units = model.autoencoder.units(one.unit_rows_BC)
+    slow_one, slow_other = (model.autoencoder.slow_level(batch.signal_BTC, units) for batch in (one, other))
+    assert torch.equal(slow_one[:, : BIN + 1], slow_other[:, : BIN + 1])
+    assert not torch.equal(slow_one[:, BIN + 1], slow_other[:, BIN + 1])
+    assert torch.equal(model.reconstruct(one)[:, : BIN + 1], model.reconstruct(other)[:, : BIN + 1])
+
+
+def test_dynamics_read_only_the_past() -> None:
+    model = small_model(history_scales=[1, 4])
+    latents = torch.randn(2, 20, 4)
+    changed = latents.clone()
+    changed[:, BIN + 1 :] += 1.0
+    session = subject = torch.ones(2, dtype=torch.long)
+    condition = model.dynamics.condition(session, subject).unsqueeze(1)
+
+    def hidden(latent: torch.Tensor) -> torch.Tensor:
+        return model.dynamics.transformer(model.dynamics._tokens(latent) + condition)
+
+    # token t + 1 has read bins up to t
+    assert torch.equal(hidden(latents)[:, : BIN + 2], hidden(changed)[:, : BIN + 2])
+    assert not torch.equal(hidden(latents)[:, BIN + 2], hidden(changed)[:, BIN + 2])
+
+
+@pytest.mark.parametrize("window", [None, 1, 5])
+def test_cache_continues_as_the_whole_sequence_would(window: int | None) -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(width=16, blocks=2, heads=2, attention_window=window)
+    transformer = CausalTransformer(config).eval()
+    tokens = torch.randn(3, 12, 16)
+    whole = transformer(tokens)
+    cache = transformer.new_cache(3, 12)
+    pieces = [transformer(tokens[:, :5], cache), transformer(tokens[:, 5:8], cache)]
+    pieces += [transformer(tokens[:, t : t + 1], cache) for t in range(8, 12)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_full_cache_is_refused() -> None:
+    transformer = CausalTransformer(TransformerConfig(width=16, blocks=1, heads=2))
+    cache = transformer.new_cache(1, 4)
+    with pytest.raises(ValueError, match="holds 4 tokens, 0 are filled and 5 more"):
+        transformer(torch.zeros(1, 5, 16), cache)
+
+
+def test_attention_window_forgets() -> None:
+    torch.manual_seed(0)
+    transformer = CausalTransformer(TransformerConfig(width=16, blocks=1, heads=2, attention_window=3)).eval()
+    tokens = torch.randn(1, 10, 16)
+    changed = tokens.clone()
+    changed[:, 0] += 1.0
+    same = (transformer(tokens) == transformer(changed)).all(dim=-1)[0]
+    assert same.tolist() == [False] * 3 + [True] * 7
+
+
+def test_running_means_match_numpy() -> None:
+    latents = torch.randn(2, 9, 3)
+    means = running_means(latents, [1, 4]).numpy()
+    expected = np.stack([latents[:, max(0, t - 3) : t + 1].numpy().mean(axis=1) for t in range(9)], axis=1)
+    np.testing.assert_allclose(means[:, :, 3:], expected, atol=1e-6)
+    np.testing.assert_array_equal(means[:, :, :3], latents.numpy())
+    np.testing.assert_allclose(last_running_means(latents[:, -4:], [1, 4]).numpy(), means[:, -1], atol=1e-6)
