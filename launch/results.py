@@ -58,7 +58,7 @@ def _seed(out: Path, data: str, seed: int, ranks: int) -> Path:
         arguments = ["--config", config, f"run.dir={pretrained}", f"run.seed={seed}", f"data.path={data}"]
         arguments += [f"data.sessions={json.dumps(SOURCES)}", f"model.head={head}"]
         tuning = ["--model", f"{pretrained}/export", "--data", data, "--sessions", TARGET, "--out", str(tuned)]
-        tuning += ["--config", str(HERE / "configs" / "finetune_steinmetz2019.yaml"), "--set", f"run.seed={seed}"]
+        tuning += ["--config", str(HERE / "configs" / "finetune" / "steinmetz2019.yaml"), "--set", f"run.seed={seed}"]
         if head != HEADS[0]:  # all heads work on the same latents
             arguments.append(f"autoencoder.init={out}/pretrain-{HEADS[0]}/autoencoder")
             tuning.append(f"autoencoder.init={out}/finetune-{HEADS[0]}/export")

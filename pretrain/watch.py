@@ -110,7 +110,7 @@ class Watch:
         if self._file is not None:
             self._file.close()
         if self._wandb is not None:
-            self._wandb.finish(exit_code=exit_code, quiet=True)
+            self._wandb.finish(exit_code=exit_code)
 
 
 def _start_wandb(config: RunConfig, run_dir: Path) -> Any:

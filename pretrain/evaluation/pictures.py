@@ -137,11 +137,11 @@ def _shown_units(trials: GeneratedTrials, order: np.ndarray) -> str:
 
 
 def _fan_words(trials: GeneratedTrials) -> str:
-    fan = "5-95 %" if trials.samples >= FEWEST_FOR_FAN else "smallest to largest"
-    words = f"{fan} and mean of {trials.samples} free-running samples"
+    fan = "5-95 %" if trials.samples >= FEWEST_FOR_FAN else "range"
+    words = f"{fan} and mean of {trials.samples} samples"
     if trials.held_out_BHC is None:
         return words
-    return f"{words}; it holds {100 * fan_coverage(trials):.0f} % of the recorded bins of all {trials.trials} trials"
+    return f"{words}, which hold {100 * fan_coverage(trials):.0f} % of the recorded bins of all {trials.trials} trials"
 
 
 def _statistics_words(trials: GeneratedTrials) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -241,7 +242,10 @@ def _origin_section(evaluations: Sequence[Evaluation], generated: Sequence[Gener
     """Command, data, seeds, and every setting that the files state."""
     parts = ["<h3>Command</h3>", f"<pre>{escape(command)}</pre>"]
     for evaluation, name in zip(evaluations, labels(evaluations)):
-        rows = [[key, _plain(value)] for key, value in {"file": str(evaluation.path), **evaluation.settings}.items()]
+        settings = dict(evaluation.settings)
+        if isinstance(settings.get("command"), list):
+            settings["command"] = shlex.join(["python", *map(str, settings["command"])])
+        rows = [[key, _plain(value)] for key, value in {"file": str(evaluation.path), **settings}.items()]
         rows.append(["windows, all sessions", _plain(sum(s.get("windows", 0) for s in evaluation.sessions.values()))])
         parts += [f"<h3>Evaluation: {escape(name)}</h3>", table(["setting", "value"], rows, text_columns=(0, 1))]
     if generated:

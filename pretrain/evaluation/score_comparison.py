@@ -82,7 +82,7 @@ def _join(evaluations: list[Evaluation], names: list[str], name: str) -> Compari
     rows: dict[str, Row] = {}
     learned = []
     for method, found in versions.items():
-        same = all(row.sessions == found[0][1].sessions for _, row in found)
+        same = all(_agree(row, found[0][1]) for _, row in found)
         for label, row in found[:1] if same else found:
             title = method if same else f"{method} ({label})"
             rows[title] = row
@@ -95,3 +95,12 @@ def _join(evaluations: list[Evaluation], names: list[str], name: str) -> Compari
     learned = [title for title in best_first if title in learned]
     baselines = [title for title in best_first if title not in learned]
     return Comparison(table, learned, baselines[0] if baselines else None, evaluations)
+
+
+def _agree(first: Row, second: Row) -> bool:
+    """Whether two rows hold the same values, to the rounding of another machine's linear algebra."""
+    return first.sessions.keys() == second.sessions.keys() and all(
+        math.isclose(value, second.sessions[session], rel_tol=1e-6, abs_tol=1e-9)
+        or (math.isnan(value) and math.isnan(second.sessions[session]))
+        for session, value in first.sessions.items()
+    )

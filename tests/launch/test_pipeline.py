@@ -40,7 +40,7 @@ dynamics: {steps: 6}
 train: {global_batch: 8, micro_batch: 4, log_every: 1}
 checkpoint: {every: 4}
 zero: {stage: 2}
-wandb: {mode: disabled}
+wandb: {mode: offline}
 forecast: {context_bins: 20, horizon_bins: 10, samples: 4}
 """
 

@@ -36,7 +36,9 @@ def metrics(head: str, values: tuple[float, ...], **more: Any) -> dict[str, Any]
     facts = {session: {"subject": session.split("_")[0], "windows": 21, "units": 1234} for session in SESSIONS}
     content = {
         "model": f"runs/{head}/export", "head": head, "modality": "spikes", "data": ["data/demo"], "split": "test",
-        "seed": 17, "samples": 32, "context_bins": 30, "horizon_bins": 10, "bin_s": 0.01,
+        "seed": 17, "samples": 32,
+        "command": ["launch/evaluate.py", "--model", f"runs/{head}"],
+        "context_bins": 30, "horizon_bins": 10, "bin_s": 0.01,
         "forecast": {"metric": "bits_per_spike", "definition": "<gain> & loss", "rows": {head: row(values), **scores}},
         "reconstruction": {"metric": "bits_per_spike", "definition": "seen bins", "rows": {"autoencoder": row(values)}},
         "calibration": {"level": 0.9, "coverage_by_lead": [0.912, 0.887], "definition": "share inside"},
@@ -160,6 +162,7 @@ def test_page_states_command_data_seeds_and_definitions(made):
     for words in ("python launch/report.py --metrics", "data/demo", "<gain> & loss", "share inside", "Noise floor"):
         assert words in text
     assert row_of(made[1], "seed", "setting") == ["seed", "17"]
+    assert row_of(made[1], "command", "setting")[1] == "python launch/evaluate.py --model runs/energy"
     assert row_of(made[1], "flow", "temperature")[-2:] == ["5", "1"]
 
 
