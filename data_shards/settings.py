@@ -41,7 +41,7 @@ def parse_settings(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     combinations of values that cannot work; the lists of all nested classes are raised together.
     """
     try:
-        made = TypeAdapter(cls).validate_python(dict(values))
+        made = TypeAdapter(cls).validate_python(_over_defaults(cls, values))
     except ValidationError as error:
         raise SettingsError(where, [_explain(cls, item) for item in error.errors()]) from None
     problems = list(_combination_problems(made, ""))
@@ -84,6 +84,18 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
 def settings_to_dict(made: Any) -> dict[str, Any]:
     """Turn a settings object into plain values that YAML and JSON can hold."""
     return TypeAdapter(type(made)).dump_python(made, mode="json")
+
+
+def _over_defaults(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section given in part keeps the rest of that section's own default, not of its class's defaults."""
+    filled = dict(values)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        given, default = filled.get(field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if isinstance(given, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, type):
+            filled[field.name] = {**settings_to_dict(default), **_over_defaults(type(default), given)}
+    return filled
 
 
 def _copy(values: Any) -> Any:

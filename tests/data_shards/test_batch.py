@@ -65,6 +65,14 @@ def test_covariates_come_in_the_chosen_order_with_their_mask(corpus, collate):
     assert not speed_of_a1[batch.bin_mask_BT[:3]].all()
 
 
+def test_columns_are_found_by_sorted_names_whatever_the_order_in_the_manifest(corpus, registry, collate):
+    entry = corpus.session("a1")
+    turned = dataclasses.replace(entry, covariates=dict(sorted(entry.covariates.items(), reverse=True)))
+    sample = corpus.read(0)
+    turned_batch = Collate([turned], registry, COVARIATES)([sample])
+    assert torch.equal(turned_batch.covariates_BTK, collate([sample]).covariates_BTK)
+
+
 def test_a_batch_of_one_session_keeps_its_type_and_has_no_padding(corpus, registry):
     collate = Collate(corpus.sessions, registry)
     a1 = collate([corpus.read(int(row)) for row in corpus.rows_of("a1", "train")[:3]])

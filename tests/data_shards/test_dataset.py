@@ -300,6 +300,26 @@ def test_a_shard_that_shrinks_while_in_use_is_named(copy):
         dataset.read(0)
 
 
+def test_a_member_under_another_name_is_found_by_verify(copy):
+    """A tar whose names were changed reads well through the index, but not with webdataset."""
+    shard = copy / "shard-000000.tar"
+    with tarfile.open(shard, "r:") as tar:
+        info = next(member for member in tar if member.name == "a1-000001.signal.npy")
+        place = info.offset
+    info.name = "a1-000007.signal.npz"
+    data = bytearray(shard.read_bytes())
+    data[place : place + 512] = info.tobuf(format=tarfile.USTAR_FORMAT)
+    shard.write_bytes(data)
+    dataset = ShardDataset(copy)
+    dataset.read(1)
+    with pytest.raises(DatasetError) as caught:
+        dataset.verify()
+    assert [problem.split(": ", 1)[1].split(":")[0] for problem in caught.value.problems[1:]] == [
+        "a1-000007.signal.npz",
+        "a1-000001.signal.npy",
+    ]
+
+
 def test_a_stray_file_and_a_wrong_count_are_found_by_verify(copy):
     dataset = ShardDataset(copy)
     (copy / "shard-000009.tar").write_bytes(b"")

@@ -199,6 +199,7 @@ def test_a_damaged_sample_stops_the_run_by_name_also_from_a_worker(corpus, plan,
     for workers in (0, 1):
         with pytest.raises(DatasetError, match=r"shard-\d+\.tar: .*signal\.npy: the checksum does not fit"):
             take(training_batches(corpus, plan, registry, micro_batch=4, workers=workers), 1)
+        assert not multiprocessing.active_children(), "an error must not leave workers behind"
 
 
 def test_evaluation_gives_every_sample_once_in_order(corpus, registry):
