@@ -42,10 +42,14 @@ class SessionEntry:
 
     def problems(self) -> list[str]:
         count = len(self.units)
-        found = [f"units[{i}]: has no unit_id" for i, unit in enumerate(self.units) if "unit_id" not in unit]
+        found = [
+            f"{self.session_id!r}: units[{i}]: has no unit_id"
+            for i, unit in enumerate(self.units)
+            if "unit_id" not in unit
+        ]
         for name in ("unit_mean", "unit_sd"):
             if len(getattr(self, name)) != count:
-                found.append(f"{name}: {len(getattr(self, name))} values for {count} units")
+                found.append(f"{self.session_id!r}: {name}: {len(getattr(self, name))} values for {count} units")
         return found
 
 

@@ -58,6 +58,7 @@ class Engine:
         self.optimizer: Any = optimizer
         self.zero_stage = config.zero.stage
         self.accumulation = accumulation_steps(config, ranks.world)
+        self._norm = 0.0
 
     def __call__(self, *inputs: Any) -> Any:
         return self.engine(*inputs)
@@ -65,6 +66,9 @@ class Engine:
     def backward_and_step(self, loss: Tensor) -> None:
         """Backward of one micro-batch; the optimizer steps at the last one of the accumulation."""
         self.engine.backward(loss)
+        if self.zero_stage == 0 and self.engine.is_gradient_accumulation_boundary():
+            # DeepSpeed keeps no norm without ZeRO; after backward the gradients are already averaged over ranks
+            self._norm = _norm_of_gradients(self.module)
         self.engine.step()
 
     def set_learning_rate(self, rate: float) -> None:
@@ -74,8 +78,7 @@ class Engine:
     @property
     def gradient_norm(self) -> float:
         """Norm of the last step's gradient before clipping."""
-        norm = self.engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        return self._norm if self.zero_stage == 0 else float(self.engine.get_global_grad_norm())
 
     @property
     def step_applied(self) -> bool:
@@ -107,3 +110,8 @@ class Engine:
         self.engine.destroy()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _norm_of_gradients(module: nn.Module) -> float:
+    norms = [parameter.grad.norm() for parameter in module.parameters() if parameter.grad is not None]
+    return float(torch.stack(norms).norm())

@@ -70,7 +70,7 @@ def test_overrides_are_yaml_and_leave_the_source_alone(tmp_path: Path) -> None:
         "many": {"x": {"width": 6}},
     }
     assert values == {"inner": {"width": 2}}
-    with pytest.raises(SettingsError, match="not of the form section.key=value"):
+    with pytest.raises(SettingsError, match=r"not of the form section\.key=value"):
         apply_overrides({}, ["inner.rate"])
     (tmp_path / "a.yaml").write_text("name: a\ninner: {width: 6}\n")
     made = read_settings(Outer, tmp_path / "a.yaml", ["inner.width=10"])
