@@ -1,5 +1,6 @@
 # make demo          from nothing to a report: shards, pretraining of both heads, a new animal, generation
 # make test          lint, format, types, tests (under 12 minutes on two cores)
+# make test-slow     trained models against exact answers (minutes)
 # make results       the main table of RESULTS.md on real recordings (DATA=../shared/data; hours)
 # make bench-data    samples/s of our reader against webdataset's decode
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types unit results bench-data lock clean
+.PHONY: demo test lint types unit test-slow results bench-data lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,10 +28,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 types: $(READY)
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 1800
 
 results: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python launch/results.py --recordings $(DATA)/steinmetz2019 --out runs/results

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def _initialise(backend: str, timeout_minutes: float) -> None:
 
     # its shared-memory all-reduce serves inference only, but is compiled for minutes at the first start
     __compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls collectives by names that PyTorch is about to drop; a user can do nothing about it
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     deepspeed.init_distributed(
         dist_backend=backend,
         timeout=datetime.timedelta(minutes=timeout_minutes),
