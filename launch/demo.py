@@ -65,7 +65,7 @@ def steps(out: Path, ranks: int) -> list[tuple[str, list[str]]]:
         generation += ["--horizon", "60", "--samples", "16"]
         made += [
             (f"pretraining, {head} head", deepspeed(ranks, PORT, "pretrain.py", *arguments)),
-            (f"a new animal, {head} head", python("finetune.py", *tuning)),
+            (f"a new animal, {head} head", deepspeed(ranks, PORT, "finetune.py", *tuning)),
             (
                 f"generation, {head} head",
                 python("generate.py", *generation, "--out", f"{out}/generated-{head}.npz"),
