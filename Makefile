@@ -1,7 +1,7 @@
 # make demo          from nothing to a report: shards, pretraining of both heads, a new animal, generation
 # make test          lint, format, types, tests (under 12 minutes on two cores)
 # make test-slow     trained models against exact answers (minutes)
-# make results       the main table of RESULTS.md on real recordings (DATA=../shared/data; hours)
+# make results       the main table of RESULTS.md on real recordings (DATA=../shared/data; an hour)
 # make bench-data    samples/s of our reader against webdataset's decode
 
 VENV ?= .venv

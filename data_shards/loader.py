@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.dataset import Corpus, DatasetError
 from neurochorus.data_shards.plan import SamplePlan, window_start
 from neurochorus.data_shards.registry import UnitRegistry
 
@@ -55,7 +55,7 @@ def training_batches(
     entries = [corpus.session(session_id) for session_id in plan.session_ids]
     collate = Collate(entries, registry, _widths(corpus, covariates))
     loader = DataLoader(
-        MicroBatches(corpus, plan, collate, micro_batch, window_bins),
+        _Carried(MicroBatches(corpus, plan, collate, micro_batch, window_bins)),
         batch_size=None,
         sampler=_FirstSamples(samples_seen + rank * micro_batch, world * micro_batch),
         num_workers=workers,
@@ -112,6 +112,19 @@ class MicroBatches(Dataset[Batch]):
         return self._collate(samples, starts, self._window_bins)
 
 
+class _Carried(Dataset["Batch | DatasetError"]):
+    """Hands an error over as an item: raised in a worker, torch would wrap its message into two tracebacks."""
+
+    def __init__(self, batches: MicroBatches):
+        self._batches = batches
+
+    def __getitem__(self, first_sample: int) -> Batch | DatasetError:
+        try:
+            return self._batches[first_sample]
+        except DatasetError as error:
+            return error
+
+
 class _FirstSamples:
     """The numbers of the first samples of one rank's micro-batches, endless."""
 
@@ -125,7 +138,10 @@ class _FirstSamples:
 def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
     batches = iter(loader)
     try:
-        yield from batches
+        for batch in batches:
+            if isinstance(batch, DatasetError):
+                raise batch
+            yield batch
     finally:
         # an error's traceback keeps `batches` alive, and torch ends workers late when the garbage collector finds them
         shut_down = getattr(batches, "_shutdown_workers", None)

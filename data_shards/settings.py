@@ -34,12 +34,23 @@ def settings(cls: type[T]) -> type[T]:
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
-def parse_settings(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+def at_least(made: Any, least: float, *names: str) -> list[str]:
+    """A line for each of the named settings that is below `least`, or NaN; for use in `problems`."""
+    return [
+        f"{name}: expected {least:g} or more, found {getattr(made, name)}"
+        for name in names
+        if not getattr(made, name) >= least
+    ]
+
+
+def parse_settings(cls: type[T], values: Any, where: str) -> T:
     """Build `cls` from nested plain values; `where` names the source in errors.
 
     Raises SettingsError with all problems. A class may define `problems(self) -> list[str]` for
     combinations of values that cannot work; the lists of all nested classes are raised together.
     """
+    if not isinstance(values, Mapping):
+        raise SettingsError(where, [f"expected a mapping of settings, found {type(values).__name__}"])
     try:
         made = TypeAdapter(cls).validate_python(_over_defaults(cls, values))
     except ValidationError as error:
@@ -52,16 +63,21 @@ def parse_settings(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def read_settings(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> T:
     """Read a YAML file into `cls`, with `section.key=value` overrides applied on top."""
+    return parse_settings(cls, apply_overrides(read_values(path), overrides), str(path))
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The plain values in a YAML file of settings. Raises SettingsError when it is missing or holds something else."""
     path = Path(path)
     if not path.is_file():
         raise SettingsError(str(path), ["the file does not exist: check the path"])
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(str(path), [f"not valid YAML: {error}"]) from None
     if not isinstance(values, dict):
         raise SettingsError(str(path), [f"expected a mapping of settings, found {type(values).__name__}"])
-    return parse_settings(cls, apply_overrides(values, overrides), str(path))
+    return values
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -77,7 +93,12 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
             if not isinstance(node.get(parent), dict):
                 node[parent] = {}
             node = node[parent]
-        node[last] = yaml.safe_load(text)
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SettingsError(
+                "command line", [f"'{override}': the value is not valid YAML: are brackets and quotes closed?"]
+            ) from None
     return result
 
 

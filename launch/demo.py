@@ -56,10 +56,10 @@ def steps(out: Path, ranks: int) -> list[tuple[str, list[str]]]:
             f"model.head={head}",
         ]
         tuning = ["--model", f"{out}/pretrain-{head}/export", "--data", data, "--sessions", NEW_ANIMAL]
-        tuning += ["--out", f"{out}/finetune-{head}"]
+        tuning += ["--out", f"{out}/finetune-{head}", "--set", "autoencoder.steps=400", "dynamics.steps=100"]
         if head != HEADS[0]:  # both heads work on the same latents
             arguments.append(f"autoencoder.init={out}/pretrain-{HEADS[0]}/autoencoder")
-            tuning += ["--set", f"autoencoder.init={out}/finetune-{HEADS[0]}/export"]
+            tuning.append(f"autoencoder.init={out}/finetune-{HEADS[0]}/export")
         model = f"{out}/finetune-{head}/export"
         generation = ["--model", model, "--session", SESSION, "--context", data, "--context-bins", "40"]
         generation += ["--horizon", "60", "--samples", "16"]

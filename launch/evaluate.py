@@ -11,7 +11,6 @@ if importlib.util.find_spec("neurochorus") is None:  # not installed: use the ch
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "typings"))
 
 import json
-import os
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -24,6 +23,7 @@ from neurochorus.data_shards.settings import parse_settings
 from neurochorus.models import load, read_training
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.evaluate import evaluate
+from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,15 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(stderr=True)
     try:
+        read_training(options.model)  # without a model there, no directory for its metrics is made
+        out = check_output(Path(options.out or Path(options.model) / "metrics.json"), ".json")
         results = run(options, console)
+        write_whole(out, lambda file: file.write(json.dumps(results, indent=1).encode()))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    out = Path(options.out or Path(options.model) / "metrics.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(json.dumps(results, indent=1))
-    os.replace(partial, out)
     for name in ("forecast", "reconstruction"):
         Console().print(_shown(name, results))
     print(f"metrics: {out}")

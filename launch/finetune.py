@@ -13,11 +13,10 @@ if importlib.util.find_spec("neurochorus") is None:  # not installed: use the ch
 
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
-from neurochorus.data_shards.settings import apply_overrides, parse_settings
-from neurochorus.pretrain.distributed import process_group
+from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
+from neurochorus.pretrain.distributed import LostRanks, one_voice, process_group
 from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
 from neurochorus.pretrain.loop import StoppedEarly
 
@@ -26,28 +25,31 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        config = parse_settings(FinetuneConfig, _values(options), options.config or "command line")
+        with one_voice():
+            config = parse_settings(FinetuneConfig, _values(options), options.config or "command line")
         with process_group() as ranks:
             export = finetune(config, ranks)
             if ranks.first:
                 print(f"model: {export}")
     except StoppedEarly as stopped:
-        print(f"{stopped}; run the same command to continue", file=sys.stderr)
-    except (ValueError, OSError, FloatingPointError) as error:
+        if stopped.first_rank:
+            print(f"{stopped}; run the same command to continue", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, LostRanks) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _values(options: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    if options.config:
-        values = yaml.safe_load(Path(options.config).read_text()) or {}
+    values = read_values(options.config) if options.config else {}
     given = {"model": options.model, "run": {"dir": options.out}, "data": {"path": options.data}}
     if options.sessions:
         given["data"]["sessions"] = options.sessions
     for name, value in given.items():
-        values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
+        section = values.get(name, {})
+        if isinstance(value, dict):  # a section of another type stays, to be reported
+            value = {**section, **value} if isinstance(section, dict) else section
+        values[name] = value
     return apply_overrides(values, options.overrides)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from neurochorus.models import load
+from neurochorus.models import load, read_training
 from neurochorus.pretrain.evaluation.generation import generate, read_context, write_generated
+from neurochorus.pretrain.evaluation.output_file import check_output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,18 +34,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: Any) -> Path:
     """Generate and write; raises ValueError for a session, context or path that does not fit."""
+    out = check_output(Path(options.out), ".npz")
     model = load(options.model, options.device)
+    context_bins = options.context_bins
+    if context_bins is None and Path(options.context).is_dir():
+        context_bins = read_training(options.model).get("forecast", {}).get("context_bins")
     context = read_context(
         model,
         options.session,
         options.context,
         split=options.split,
-        context_bins=options.context_bins,
+        context_bins=context_bins,
         horizon_bins=options.horizon,
         trials=options.trials,
     )
     arrays = generate(model, context, options.horizon, options.samples, options.seed, options.temperature, options.head)
-    return write_generated(Path(options.out), arrays)
+    return write_generated(out, arrays)
 
 
 def _parser() -> ArgumentParser:
@@ -55,10 +60,12 @@ def _parser() -> ArgumentParser:
         "--context", default="none", help="data set directory, .npy of counts (trials, bins, units), or none"
     )
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of the data set")
-    parser.add_argument("--context-bins", type=int, default=None, help="default: half of a sample, or all of an .npy")
+    parser.add_argument(
+        "--context-bins", type=int, default=None, help="default: as the model was trained for, or all of an .npy"
+    )
     parser.add_argument("--horizon", type=int, required=True, help="bins to generate")
     parser.add_argument(
-        "--trials", type=int, default=None, help="contexts to use at most, or trials to make from nothing"
+        "--trials", type=int, default=None, help="contexts to use at most, or trials to make from nothing (64)"
     )
     parser.add_argument("--samples", type=int, default=8, help="samples for each context")
     parser.add_argument("--seed", type=int, default=0)

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from neurochorus.data_shards.settings import read_settings
 from neurochorus.launch.demo_data import ensure_demo_data
 from neurochorus.pretrain.config import RunConfig
-from neurochorus.pretrain.distributed import process_group
+from neurochorus.pretrain.distributed import LostRanks, one_voice, process_group
 from neurochorus.pretrain.loop import StoppedEarly
 from neurochorus.pretrain.pretraining import pretrain
 
@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        config = read_settings(RunConfig, options.config or DEMO, options.overrides)
+        with one_voice():
+            config = read_settings(RunConfig, options.config or DEMO, options.overrides)
         with process_group() as ranks:
             if options.config is None:
                 ensure_demo_data(config, ranks)
@@ -36,8 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
             if ranks.first:
                 print(f"model: {export}")
     except StoppedEarly as stopped:
-        print(f"{stopped}; run the same command to continue", file=sys.stderr)
-    except (ValueError, OSError, FloatingPointError) as error:
+        if stopped.first_rank:
+            print(f"{stopped}; run the same command to continue", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, LostRanks) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
-from neurochorus.data_shards.settings import settings
+from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models.observation import observation_for
 from neurochorus.models.transformer import CausalTransformer, TransformerConfig
 from neurochorus.models.units import Table, read_in, read_out
@@ -55,6 +55,15 @@ class AutoencoderConfig:
             f"{name}: expected a number in [0, 1), found {getattr(self, name)}"
             for name in ("unit_dropout", "bin_dropout", "latent_dropout")
             if not 0 <= getattr(self, name) < 1
+        ]
+        found += at_least(self, 1, "latents")
+        found += at_least(self, 0, "burn_in_bins", "present_weight", "latent_l2", "latent_smoothness", "row_penalty")
+        if self.gain_memory_bins is not None and not self.gain_memory_bins > 0:
+            found.append(f"gain_memory_bins: expected null or a positive number, found {self.gain_memory_bins}")
+        found += [
+            f"future_weights: weight {w} at horizon {k}; expected 0 or more"
+            for k, w in self.future_weights.items()
+            if not w >= 0
         ]
         found += [f"future_weights: a horizon of {k} bins; expected 1 or more" for k in self.future_weights if k < 1]
         if self.present_weight <= 0 and not any(self.future_weights.values()):

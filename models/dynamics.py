@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurochorus.data_shards.settings import settings
+from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models.heads import Generators, HeadsConfig, build_head
 from neurochorus.models.transformer import CausalTransformer, TransformerConfig
 from neurochorus.models.units import Table
@@ -39,6 +39,9 @@ class DynamicsConfig:
 
     def problems(self) -> list[str]:
         found = [] if 1 in self.history_scales else ["history_scales: must contain 1, the last latent itself"]
+        if any(scale < 1 for scale in self.history_scales):
+            found.append(f"history_scales: expected whole numbers of bins from 1 on, found {self.history_scales}")
+        found += at_least(self, 0, "history_noise")
         return found + [
             f"{name}: expected a number in [0, 1), found {getattr(self, name)}"
             for name in ("history_dropout", "condition_dropout")

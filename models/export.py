@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from neurochorus.data_shards.registry import UnitRegistry
@@ -22,6 +22,7 @@ from neurochorus.models.card import model_card
 from neurochorus.models.model import ModelConfig, NeuralModel
 
 FORMAT_VERSION = 1
+SETTINGS_KEY = "model_settings_sha256"
 WEIGHTS_FILE, CONFIG_FILE, SESSIONS_FILE, CARD_FILE = "model.safetensors", "config.json", "sessions.json", "README.md"
 
 
@@ -47,7 +48,8 @@ def save(model: NeuralModel, path: str | Path, training: Mapping[str, Any] | Non
 def load(path: str | Path, device: torch.device | str = "cpu") -> NeuralModel:
     """Read a model directory, in evaluation mode; outputs are bit-identical to those of the saved model.
 
-    Raises ValueError naming the file when it is missing, cut, edited or of another format version.
+    Raises ValueError naming the file when it is missing, cut, edited or of another format version, and for a `device`
+    that is not there.
     """
     path = Path(path)
     config = _read_json(path / CONFIG_FILE)
@@ -60,26 +62,36 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NeuralModel:
             f"{path / SESSIONS_FILE}: is not the file this model was saved with (its checksum differs from the one in "
             f"{CONFIG_FILE}); its rows would be given to the wrong units: take the file from the export again"
         )
-    model_config = parse_settings(ModelConfig, config.get("model", {}), f"{path / CONFIG_FILE}: model")
+    model_config = parse_settings(ModelConfig, config.get("model"), f"{path / CONFIG_FILE}: model")
     model = NeuralModel(model_config, UnitRegistry.from_json(json.loads(sessions_text)))
-    _load_weights(model, path / WEIGHTS_FILE)
-    return model.to(device).eval()
+    _load_weights(model, path / WEIGHTS_FILE, config["model"])
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on the device and on its build
+        raise ValueError(
+            f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}): try cpu"
+        ) from None
 
 
 def read_training(path: str | Path) -> dict[str, Any]:
     """The `training` values a model directory was saved with."""
-    return _read_json(Path(path) / CONFIG_FILE).get("training", {})
+    file = Path(path) / CONFIG_FILE
+    training = _read_json(file).get("training", {})
+    if not isinstance(training, dict):
+        raise ValueError(f"{file}: training is {training!r}; expected an object: take the file from the export again")
+    return training
 
 
 def _write(model: NeuralModel, folder: Path, training: dict[str, Any]) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    settings = settings_to_dict(model.config)
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt", SETTINGS_KEY: _settings_hash(settings)})
     sessions_text = json.dumps(model.registry.to_json(), indent=1)
     (folder / SESSIONS_FILE).write_text(sessions_text)
     config = {
         "format_version": FORMAT_VERSION,
         "modality": model.modality,
-        "model": settings_to_dict(model.config),
+        "model": settings,
         "sessions_sha256": hashlib.sha256(sessions_text.encode()).hexdigest(),
         "training": training,
     }
@@ -99,11 +111,19 @@ def _replace(new: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _load_weights(model: NeuralModel, file: Path) -> None:
+def _settings_hash(settings: dict[str, Any]) -> str:
+    """Of the settings as they stand in config.json: one that a later version adds does not change it."""
+    in_file = json.loads(json.dumps(settings))
+    return hashlib.sha256(json.dumps(in_file, sort_keys=True).encode()).hexdigest()
+
+
+def _load_weights(model: NeuralModel, file: Path, settings: dict[str, Any]) -> None:
     if not file.is_file():
         raise ValueError(f"{file}: missing; the directory is not a complete model export")
     try:
         weights = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            stated = (opened.metadata() or {}).get(SETTINGS_KEY)
     except SafetensorError as error:
         raise ValueError(f"{file}: not a readable safetensors file ({error}); copy or export it again") from None
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -115,6 +135,12 @@ def _load_weights(model: NeuralModel, file: Path) -> None:
             f"{file}: {len(differing)} tensors do not fit {CONFIG_FILE} and {SESSIONS_FILE}, the first is '{name}': "
             f"expected shape {wanted.get(name)}, found {found.get(name)}; the files are of different models"
         )
+    if stated is not None and stated != _settings_hash(settings):
+        # some settings (heads, history_scales, target) give other outputs from tensors of the same shapes
+        raise ValueError(
+            f"{file.parent / CONFIG_FILE}: 'model' is not what {WEIGHTS_FILE} was trained with: the file was edited; "
+            "take it from the export again"
+        )
     model.load_state_dict(weights)
 
 
@@ -123,7 +149,10 @@ def _read_text(file: Path) -> str:
         raise ValueError(
             f"{file}: missing; expected a model directory with {WEIGHTS_FILE}, {CONFIG_FILE}, {SESSIONS_FILE}"
         )
-    return file.read_text()
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not a text file ({error}); take the file from the export again") from None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 B batch, T context bins, H horizon bins, S samples, C units, L latent channels.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.manifest import SessionEntry
+from neurochorus.data_shards.recording import as_counts, as_signal
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.settings import settings
 from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig, UnitRows
@@ -102,16 +104,18 @@ class NeuralModel(nn.Module):
         """A batch of one session from an array of counts (or samples of the continuous signal).
 
         `unit_ids` names the columns; without it they must be all units in the order the model was trained on.
-        Raises ValueError for an unknown session or unit, and for another number of columns.
+        Raises ValueError for an unknown session or unit, another number of columns, and values that are no counts
+        (or, for a continuous signal, not finite).
         """
         session = self.registry.session(session_id)
         ids = list(session.unit_ids) if unit_ids is None else list(unit_ids)
-        signal = torch.as_tensor(np.asarray(signal_BTC))
-        if signal.ndim != 3 or signal.shape[2] != len(ids):
+        values = np.asarray(signal_BTC)
+        if values.ndim != 3 or values.shape[2] != len(ids) or not len(values):
             raise ValueError(
-                f"session {session_id!r}: expected an array (batch, bins, {len(ids)} units), "
-                f"found {tuple(signal.shape)}"
+                f"session {session_id!r}: expected an array (batch, bins, {len(ids)} units), found {values.shape}"
             )
+        convert = as_counts if self.modality == "spikes" else as_signal
+        signal = torch.from_numpy(convert(values, f"session {session_id!r}: the context"))
         unknown = [unit for unit in ids if unit not in session.row_of]
         if unknown or len(set(ids)) != len(ids):
             raise ValueError(
@@ -198,6 +202,8 @@ class NeuralModel(nn.Module):
             raise ValueError("the context has padded bins: put samples of equal length into a batch")
         if horizon < 1 or samples < 1:
             raise ValueError(f"horizon and samples must be at least 1, found {horizon} and {samples}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}; expected 0 or a positive number")
         return self.dynamics.simulate(
             self.encode(context), context.session_B, context.subject_B, horizon, samples, generators, temperature, head
         ).transpose(0, 1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurochorus.data_shards.settings import settings
+from neurochorus.data_shards.settings import at_least, settings
 
 
 @settings
@@ -27,8 +27,8 @@ class TransformerConfig:
     """How many bins back attention sees, itself included; null: everything."""
 
     def problems(self) -> list[str]:
-        found = []
-        if self.width % (2 * self.heads):
+        found = at_least(self, 1, "width", "blocks", "heads", "feedforward")
+        if not found and self.width % (2 * self.heads):
             found.append(f"width: {self.width} is not a multiple of twice the {self.heads} heads")
         if self.attention_window is not None and self.attention_window < 1:
             found.append(f"attention_window: expected null or at least 1, found {self.attention_window}")

@@ -117,7 +117,8 @@ def refuse_difference(checkpoint: Path, position: Position, fingerprint: dict[st
 
 def _is_complete(checkpoint: Path) -> bool:
     try:
+        read_position(checkpoint)
         files: dict[str, int] = json.loads((checkpoint / COMPLETE).read_text())["files"]
         return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing, cut, or not what we wrote
         return False

@@ -6,7 +6,7 @@
 from dataclasses import field
 from typing import Any, Literal
 
-from neurochorus.data_shards.settings import settings
+from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models import ModelConfig
 from neurochorus.pretrain.passthrough import passthrough_problems
 
@@ -53,7 +53,8 @@ class DataSection:
 
 @settings
 class StageSection:
-    steps: int
+    steps: int = 0
+    """Optimizer steps; must be given, unless `init` is."""
     learning_rate: float = 1e-3
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises; it then falls to zero along a half cosine."""
@@ -66,12 +67,13 @@ class StageSection:
     """A model directory whose weights of this stage are taken instead of training it (then `steps` is not used)."""
 
     def problems(self) -> list[str]:
-        found = [] if self.steps >= 1 else [f"steps: expected 1 or more, found {self.steps}"]
+        found = [] if self.steps >= 1 or self.init else [f"steps: expected 1 or more, found {self.steps}"]
         found += (
             [] if self.learning_rate > 0 else [f"learning_rate: expected a positive number, found {self.learning_rate}"]
         )
         if not 0 <= self.warmup < 1:
             found.append(f"warmup: expected a share in [0, 1), found {self.warmup}")
+        found += at_least(self, 0, "weight_decay", "table_weight_decay")
         if not 0.5 <= self.beta2 <= 0.95:
             # a table row unseen for long takes a first Adam step sqrt(1 / (1 - beta2)) times too large
             found.append(f"beta2: expected a number in [0.5, 0.95] because of the unit tables, found {self.beta2}")
@@ -99,6 +101,10 @@ class TrainSection:
         found = [
             f"{n}: expected 1 or more" for n in ("global_batch", "micro_batch", "log_every") if getattr(self, n) < 1
         ]
+        found += at_least(self, 0, "gradient_clipping", "head_learning_rate_factor")
+        found += at_least(self, 1, "max_skipped_steps")
+        if self.max_hours is not None:
+            found += at_least(self, 0, "max_hours")
         if not found and self.global_batch % self.micro_batch:
             found.append(f"global_batch: {self.global_batch} is not a multiple of micro_batch {self.micro_batch}")
         return found
@@ -109,6 +115,9 @@ class ZeroSection:
     stage: Literal[0, 1, 2, 3] = 1
     persistence_threshold: int = 100_000
     """ZeRO-3 keeps parameters smaller than this many elements on every rank."""
+
+    def problems(self) -> list[str]:
+        return at_least(self, 0, "persistence_threshold")
 
 
 @settings
@@ -158,4 +167,12 @@ class RunConfig:
     """Further DeepSpeed settings, passed on; keys that neurochorus sets itself and unknown keys are refused."""
 
     def problems(self) -> list[str]:
-        return passthrough_problems(self.deepspeed)
+        found = passthrough_problems(self.deepspeed)
+        window, burn_in = self.data.window_bins, self.model.autoencoder.burn_in_bins
+        if window is not None and window <= burn_in:
+            found.append(
+                f"data.window_bins: {window} leaves no bin to score after model.autoencoder.burn_in_bins {burn_in}"
+            )
+        if self.dynamics.init is not None:
+            found.append("dynamics.init: only fine-tuning can take dynamics over; remove it")
+        return found

@@ -1,7 +1,9 @@
-"""Ranks: starting and ending the process group, and the few collectives that training needs."""
+"""Ranks: starting and ending the process group, the few collectives that training needs, and errors said once."""
 
 import datetime
 import os
+import re
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,13 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+ONE_VOICE_SECONDS = 6.0
+"""Longer than a launcher takes to see that a rank has failed and to end the others (deepspeed looks every second)."""
+
+
+class LostRanks(RuntimeError):
+    """Another rank ended, so that this one cannot go on; the other one says why."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,37 @@ class Ranks:
 
 
 @contextmanager
+def one_voice() -> Iterator[None]:
+    """Hold back an error that another rank explains, so that a launcher ends this one before it repeats or buries it.
+
+    Most errors are the same on all ranks: rank 0 speaks. One that only this rank has met is raised a little later, and
+    the ranks that lost this one wait in turn and raise LostRanks should nobody end them.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        lost = of_the_network(error)
+        if lost or int(os.environ.get("RANK", 0)):
+            time.sleep(ONE_VOICE_SECONDS)
+        if lost:
+            raise LostRanks(
+                f"the connection to another rank broke ({_brief(error)}): look for what that rank says, or for what "
+                "ended it (memory?); the same command continues from the newest checkpoint"
+            ) from error
+        raise
+
+
+def of_the_network(error: Exception) -> bool:
+    """Whether an error says that another rank cannot be reached; gloo's are plain RuntimeErrors."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
+def _brief(error: Exception) -> str:
+    """The first sentence of a network error, without the place in gloo's source and its general advice."""
+    return re.sub(r"^\[\S+\.cc:\d+\] ", "", str(error).splitlines()[0]).partition(". This is")[0]
+
+
+@contextmanager
 def process_group(timeout_minutes: float = 30.0) -> Iterator[Ranks]:
     """Join the ranks that the launcher started (one, if none did) and leave them in every case at the end.
 
@@ -54,9 +94,11 @@ def process_group(timeout_minutes: float = 30.0) -> Iterator[Ranks]:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", "0" if world == 1 else "29500")
-    _initialise("nccl" if gpu else "gloo", timeout_minutes)
+    with one_voice():
+        _initialise("nccl" if gpu else "gloo", timeout_minutes)
     try:
-        yield Ranks(rank, world, local_rank, device)
+        with one_voice():
+            yield Ranks(rank, world, local_rank, device)
     finally:
         dist.destroy_process_group()
 
@@ -69,9 +111,16 @@ def _initialise(backend: str, timeout_minutes: float) -> None:
     __compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed calls collectives by names that PyTorch is about to drop; a user can do nothing about it
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    deepspeed.init_distributed(
-        dist_backend=backend,
-        timeout=datetime.timedelta(minutes=timeout_minutes),
-        verbose=False,
-        auto_mpi_discovery=False,
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend=backend,
+            timeout=datetime.timedelta(minutes=timeout_minutes),
+            verbose=False,
+            auto_mpi_discovery=False,
+        )
+    except dist.DistNetworkError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise OSError(
+            f"the ranks cannot meet at {place} ({str(error).splitlines()[0]}): if another run uses that port, give "
+            "the launcher another one (deepspeed --master_port)"
+        ) from None

@@ -4,13 +4,15 @@
 model's type. Weights, gradients and optimizer state are float32; bf16 is autocast inside the module.
 """
 
+import math
+import pickle
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neurochorus.pretrain.config import RunConfig, StageSection
-from neurochorus.pretrain.distributed import Ranks
+from neurochorus.pretrain.distributed import Ranks, of_the_network
 from neurochorus.pretrain.optimizer import make_optimizer, parameter_groups
 
 
@@ -49,16 +51,18 @@ class Engine:
         groups = parameter_groups(module, stage, config.train.head_learning_rate_factor)
         self.factors = [group["factor"] for group in groups]
         self.module = module
+        plain_optimizer = make_optimizer(groups, stage)
+        plain_optimizer.register_step_pre_hook(lambda *_: self._drop_non_finite_gradients())
         engine, optimizer, *_ = deepspeed.initialize(
             model=module.to(ranks.device),
-            optimizer=make_optimizer(groups, stage),
+            optimizer=plain_optimizer,
             config=deepspeed_settings(config, ranks.world),
         )
         self.engine: Any = engine
         self.optimizer: Any = optimizer
         self.zero_stage = config.zero.stage
         self.accumulation = accumulation_steps(config, ranks.world)
-        self._norm = 0.0
+        self._norm, self._finite = 0.0, True
 
     def __call__(self, *inputs: Any) -> Any:
         return self.engine(*inputs)
@@ -69,7 +73,14 @@ class Engine:
         if self.zero_stage == 0 and self.engine.is_gradient_accumulation_boundary():
             # DeepSpeed keeps no norm without ZeRO; after backward the gradients are already averaged over ranks
             self._norm = _norm_of_gradients(self.module)
+            self._finite = math.isfinite(self._norm)  # DeepSpeed looks for this with ZeRO only
         self.engine.step()
+
+    def _drop_non_finite_gradients(self) -> None:
+        """Without gradients the optimizer leaves weights alone; DeepSpeed's clipping needs them until just before."""
+        if not self._finite:
+            for parameter in self.module.parameters():
+                parameter.grad = None
 
     def set_learning_rate(self, rate: float) -> None:
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
@@ -82,8 +93,8 @@ class Engine:
 
     @property
     def step_applied(self) -> bool:
-        """False when DeepSpeed skipped the step for a non-finite gradient, which it does without a word."""
-        return bool(self.engine.was_step_applied())
+        """False when the step was skipped for a non-finite gradient, the same on all ranks."""
+        return self._finite and bool(self.engine.was_step_applied())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The full weights on the CPU, on every rank (all ranks must call it)."""
@@ -99,11 +110,17 @@ class Engine:
         self.engine.save_checkpoint(folder, tag=tag, save_latest=False)
 
     def load(self, folder: str, tag: str) -> None:
-        """Load weights and optimizer state. Raises ValueError when DeepSpeed finds nothing to load."""
-        path, _ = self.engine.load_checkpoint(folder, tag=tag)
+        """Load weights and optimizer state. Raises ValueError when DeepSpeed finds nothing to load, or damage."""
+        reason = "DeepSpeed finds nothing in it"
+        try:
+            path, _ = self.engine.load_checkpoint(folder, tag=tag)
+        except (KeyError, EOFError, pickle.UnpicklingError, RuntimeError) as error:
+            if of_the_network(error):
+                raise
+            path, reason = None, f"{type(error).__name__}: {str(error).splitlines()[0]}"
         if path is None:
             raise ValueError(
-                f"{folder}/{tag}: DeepSpeed could not load this checkpoint; remove it to resume from an older one"
+                f"{folder}/{tag}: this checkpoint cannot be loaded ({reason}); remove it to resume from an older one"
             )
 
     def close(self) -> None:

@@ -26,7 +26,15 @@ from neurochorus.pretrain.config import (
 )
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
-from neurochorus.pretrain.pretraining import Trainer, TrainingData
+from neurochorus.pretrain.pretraining import (
+    BASIS,
+    STAGES,
+    Trainer,
+    TrainingData,
+    resume_path,
+    run_fingerprint,
+    weights_hash,
+)
 from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import autoencoder_stage, dynamics_stage
 from neurochorus.pretrain.stopping import StopRequest
@@ -64,7 +72,11 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
     model.append_sessions(data.entries)
     freeze_all_but_new_rows(model, old_state)
     directory = RunDirectory(Path(config.run.dir))
-    directory.prepare(run, ranks, deepspeed_settings(run, ranks.world))
+    resume_path(run)
+    fingerprints = {stage: run_fingerprint(run, data, stage) for stage in STAGES if getattr(run, stage).init is None}
+    if "autoencoder" in fingerprints:
+        fingerprints["autoencoder"][BASIS] = weights_hash(model)
+    directory.prepare(run, ranks, deepspeed_settings(run, ranks.world), fingerprints)
     ranks.barrier()
     watch = Watch(run, directory.path, ranks.first)
     stop = StopRequest(directory.path, run.train.max_hours, watch_file=ranks.first)
@@ -75,7 +87,7 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
             for stage, section in ((autoencoder_stage, run.autoencoder), (dynamics_stage, run.dynamics)):
                 trained = stage(model, run.train.precision)
                 if section.init is None:
-                    weights = trainer.train(trained, section, model.registry)
+                    weights = trainer.train(trained, section, model.registry, (model,))
                 else:
                     weights = fitted_elsewhere(model, Path(section.init), trained.name)
                 getattr(model, trained.name).load_state_dict(weights)

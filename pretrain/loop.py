@@ -27,7 +27,11 @@ from neurochorus.pretrain.watch import Watch
 
 
 class StoppedEarly(Exception):
-    """Training was asked to stop, and has saved a checkpoint."""
+    """Training was asked to stop, and has saved a checkpoint; all ranks raise it, and the first one says so."""
+
+    def __init__(self, message: str, first_rank: bool = True):
+        super().__init__(message)
+        self.first_rank = first_rank
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def _train(stage: Stage, engine: Engine, run: StageRun) -> dict[str, Tensor]:
                 checkpoints.save(engine, Position(step + 1, seen, ranks.world, run.fingerprint))
         if stop_wanted and not last:
             raise StoppedEarly(
-                f"{stage.name} stopped at step {step + 1}: {run.stop.reason or 'another rank was asked'}"
+                f"{stage.name} stopped at step {step + 1}: {run.stop.reason or 'another rank was asked'}", ranks.first
             )
     run.watch.end(stage.name)
     return {name.removeprefix("trained."): value for name, value in engine.state_dict().items()}
@@ -108,6 +112,11 @@ def _step(
     valid_total, bins_total, stops = ranks.sum(
         torch.stack((valid, bins, torch.tensor(int(stop_wanted), device=valid.device))).double()
     )
+    if valid_total == 0:  # the same on all ranks
+        raise ValueError(
+            f"no bin of a batch of the stage {stage.name} is scored: its windows have at most the "
+            f"{stage.burn_in_bins} bins of model.autoencoder.burn_in_bins; make that smaller, or windows longer"
+        )
     totals: dict[str, Tensor] = {}
     for batch in micro_batches:
         loss, _, parts = engine(*stage.prepare(batch))

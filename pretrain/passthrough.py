@@ -28,11 +28,14 @@ PASSTHROUGH_KEYS = {
     "checkpoint",
 }
 
+SECTIONS = {"comms_logger", "flops_profiler", "checkpoint"}
+"""Pass-through keys whose value is a mapping of further settings."""
+
 
 def passthrough_problems(values: dict[str, Any]) -> list[str]:
     """Problems of the `deepspeed:` section of a run, a line each."""
     found = []
-    for key in values:
+    for key, value in values.items():
         if key in OWN_KEYS:
             found.append(
                 f"deepspeed.{key}: is derived from the sections train, zero, autoencoder, dynamics; set it there"
@@ -41,4 +44,6 @@ def passthrough_problems(values: dict[str, Any]) -> list[str]:
             near = difflib.get_close_matches(key, PASSTHROUGH_KEYS, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(sorted(PASSTHROUGH_KEYS))}"
             found.append(f"deepspeed.{key}: unknown key; {hint}")
+        elif key in SECTIONS and not isinstance(value, dict):
+            found.append(f"deepspeed.{key}: expected a mapping of settings, found {value!r}")
     return found

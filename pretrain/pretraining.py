@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.dataset import Corpus
@@ -18,6 +18,7 @@ from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.settings import settings_to_dict
 from neurochorus.models import NeuralModel, UnitStatistics, load, read_training, save
+from neurochorus.pretrain.checkpoint import complete_checkpoints
 from neurochorus.pretrain.config import RunConfig, StageSection
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
@@ -26,6 +27,9 @@ from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage, fit_whitening
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.watch import Watch
+
+STAGES = ("autoencoder", "dynamics")
+BASIS = "weights it stands on"
 
 
 @dataclass(frozen=True)
@@ -67,34 +71,29 @@ class Trainer:
     stop: StopRequest
     watch: Watch
 
-    def train(self, stage: Stage, section: StageSection, registry: UnitRegistry) -> dict[str, Tensor]:
-        """The trained weights of the stage, on every rank."""
+    def train(
+        self, stage: Stage, section: StageSection, registry: UnitRegistry, stands_on: Sequence[nn.Module] = ()
+    ) -> dict[str, Tensor]:
+        """The trained weights of the stage, on every rank.
+
+        Only a checkpoint that was made with the same weights of `stands_on` is continued.
+        """
         plan = self.data.plan(self.config, stage.name)
+        fingerprint = run_fingerprint(self.config, self.data, stage.name)
+        if stands_on:
+            fingerprint[BASIS] = weights_hash(*stands_on)
         run = StageRun(
             config=self.config,
             section=section,
             ranks=self.ranks,
             batches_from=lambda seen: self._batches(plan, registry, seen),
-            fingerprint=self.fingerprint(plan, section),
+            fingerprint=fingerprint,
             stop=self.stop,
             watch=self.watch,
             folder=self.directory.checkpoints(stage.name),
-            resume_from=self._resume_from(stage.name),
+            resume_from=resume_path(self.config, stage.name),
         )
         return train_stage(stage, run)
-
-    def fingerprint(self, plan: SamplePlan, section: StageSection) -> dict[str, str]:
-        """What a run must have in common with a checkpoint to continue it."""
-        config = self.config
-        training = {"stage": settings_to_dict(section), "seed": config.run.seed, "zero": config.zero.stage}
-        training |= {"global_batch": config.train.global_batch, "precision": config.train.precision}
-        training |= {"clipping": config.train.gradient_clipping, "window": config.data.window_bins}
-        return {
-            "data": self.data.corpus.hash(),
-            "order of samples": plan.fingerprint(),
-            "model settings": _short_hash(settings_to_dict(config.model)),
-            "training settings": _short_hash(training),
-        }
 
     def share_of_train_split(self, registry: UnitRegistry) -> Iterator[Batch]:
         """Every train sample once over all ranks; each rank gets every world-th batch."""
@@ -136,10 +135,53 @@ class Trainer:
             prefetch=self.config.data.prefetch,
         )
 
-    def _resume_from(self, stage: str) -> Path | None:
-        resume = self.config.run.resume
-        path = None if resume in ("auto", "never") else Path(resume)
-        return path if path is not None and path.parent.name == stage else None
+
+def refuse_long_forecast(config: RunConfig, data: TrainingData) -> None:
+    """Raise ValueError when no sample is long enough for the forecast that evaluation would make after the training."""
+    bins = config.forecast.context_bins + config.forecast.horizon_bins
+    longest = max(int(dataset.index.bins.max()) for dataset in data.corpus.datasets)
+    if bins > longest:
+        raise ValueError(
+            f"forecast: {bins} bins of context and horizon ({config.forecast.context_bins} + "
+            f"{config.forecast.horizon_bins}); the longest sample of {', '.join(config.data.paths)} has {longest}: make forecast.context_bins or "
+            "forecast.horizon_bins smaller"
+        )
+
+
+def run_fingerprint(config: RunConfig, data: TrainingData, stage: str) -> dict[str, str]:
+    """What a run must have in common with a checkpoint of a stage to continue it."""
+    training = {"stage": settings_to_dict(getattr(config, stage)), "seed": config.run.seed, "zero": config.zero.stage}
+    training |= {"global_batch": config.train.global_batch, "precision": config.train.precision}
+    training |= {"clipping": config.train.gradient_clipping, "window": config.data.window_bins}
+    training |= {"head factor": config.train.head_learning_rate_factor}
+    return {
+        "data": data.corpus.hash(),
+        "order of samples": data.plan(config, stage).fingerprint(),
+        "model settings": _short_hash(settings_to_dict(config.model)),
+        "training settings": _short_hash(training),
+    }
+
+
+def weights_hash(*modules: nn.Module) -> str:
+    """16 hex digits that change with any weight or buffer of the modules."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in module.state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def resume_path(config: RunConfig, stage: str | None = None) -> Path | None:
+    """The checkpoint that run.resume names, if it is of `stage` (None: any). Raises ValueError when it names none."""
+    if config.run.resume in ("auto", "never"):
+        return None
+    path = Path(config.run.resume)
+    if path.parent.name not in STAGES or path not in complete_checkpoints(path.parent):
+        raise ValueError(
+            f"run.resume {config.run.resume!r}: expected auto, never or the path of a complete checkpoint, such as "
+            f"{config.run.dir}/checkpoints/{STAGES[-1]}/step_{getattr(config, STAGES[-1]).steps:08d}"
+        )
+    return path if stage in (None, path.parent.name) else None
 
 
 def pretrain(config: RunConfig, ranks: Ranks) -> Path:
@@ -149,17 +191,26 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     not fit.
     """
     data = TrainingData.open(config)
+    refuse_long_forecast(config, data)
     directory = RunDirectory(Path(config.run.dir))
-    directory.prepare(config, ranks, deepspeed_settings(config, ranks.world))
+    # what may be refused is refused before the directory is written
+    adopted = None if config.autoencoder.init is None else _adopt_autoencoder(config, data)
+    fingerprints = _stages_to_come(config, data, directory)
+    if adopted is not None:
+        fingerprints["dynamics"][BASIS] = weights_hash(adopted.autoencoder, adopted.whitening)
+    directory.prepare(config, ranks, deepspeed_settings(config, ranks.world), fingerprints)
     ranks.barrier()
     watch = Watch(config, directory.path, ranks.first)
     stop = StopRequest(directory.path, config.train.max_hours, watch_file=ranks.first)
     trainer = Trainer(config, data, ranks, directory, stop, watch)
     code = 1
     try:
+        if adopted is not None:
+            watch.say(f"autoencoder: taken from {config.autoencoder.init}")
         with stop.signals():
-            model = _first_stage(trainer)
-            weights = trainer.train(dynamics_stage(model, config.train.precision), config.dynamics, model.registry)
+            model = _first_stage(trainer) if adopted is None else adopted
+            stage = dynamics_stage(model, config.train.precision)
+            weights = trainer.train(stage, config.dynamics, model.registry, (model.autoencoder, model.whitening))
             model.dynamics.load_state_dict(weights)
         if ranks.first:
             save(model.cpu(), directory.export, trainer.facts(model))
@@ -170,23 +221,31 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     return directory.export
 
 
+def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirectory) -> dict[str, dict[str, str]]:
+    """Fingerprints of the stages that are still to be trained. Raises ValueError where run.dir or run.resume misfit."""
+    fingerprints = {stage: run_fingerprint(config, data, stage) for stage in STAGES}
+    finished = config.autoencoder.init
+    if finished is None and _finished_earlier(directory.autoencoder, fingerprints["autoencoder"]):
+        finished = str(directory.autoencoder)
+    if finished is not None:
+        del fingerprints["autoencoder"]
+    asked = resume_path(config)
+    if asked is not None and asked.parent.name not in fingerprints:
+        raise ValueError(
+            f"run.resume {asked}: the autoencoder of this run is finished ({finished}): give another run.dir, or a "
+            "checkpoint of the dynamics"
+        )
+    return fingerprints
+
+
 def _first_stage(trainer: Trainer) -> NeuralModel:
-    """The model with a trained autoencoder and whitening: from this run, an earlier part of it, or another export."""
+    """The model with a trained autoencoder and whitening: from this run, or an earlier part of it."""
     config, ranks, folder = trainer.config, trainer.ranks, trainer.directory.autoencoder
     torch.manual_seed(_number(f"{config.run.seed}/weights"))
-    if config.autoencoder.init is not None:
-        return _adopt_autoencoder(trainer, Path(config.autoencoder.init))
     entries = trainer.data.entries
     model = NeuralModel(config.model, UnitRegistry.from_sessions(entries), UnitStatistics.of(entries))
-    expected = trainer.fingerprint(trainer.data.plan(config, "autoencoder"), config.autoencoder)
-    if folder.exists():
-        found = read_training(folder).get("fingerprint")
-        if found != expected:
-            differing = [name for name in expected if (found or {}).get(name) != expected[name]]
-            raise ValueError(
-                f"{folder}: is the autoencoder of a run with other {', '.join(differing)}; give another run.dir, or "
-                "take it over on purpose with autoencoder.init"
-            )
+    expected = run_fingerprint(config, trainer.data, "autoencoder")
+    if _finished_earlier(folder, expected):
         trainer.watch.say(f"autoencoder: taken from {folder}, finished earlier")
         trained = load(folder)
         model.autoencoder.load_state_dict(trained.autoencoder.state_dict())
@@ -203,27 +262,43 @@ def _first_stage(trainer: Trainer) -> NeuralModel:
     return model
 
 
-def _adopt_autoencoder(trainer: Trainer, path: Path) -> NeuralModel:
+def _finished_earlier(folder: Path, expected: dict[str, str]) -> bool:
+    """Whether `folder` holds the autoencoder of this run. Raises ValueError when it is of a run with other settings."""
+    if not folder.exists():
+        return False
+    found = read_training(folder).get("fingerprint") or {}
+    differing = [name for name in expected if found.get(name) != expected[name]]
+    if differing:
+        raise ValueError(
+            f"{folder}: is the autoencoder of a run with other {', '.join(differing)}; give another run.dir, or "
+            "take it over on purpose with autoencoder.init"
+        )
+    return True
+
+
+def _adopt_autoencoder(config: RunConfig, data: TrainingData) -> NeuralModel:
     """A model with new dynamics on the autoencoder of another export of the same sessions."""
-    config, source = trainer.config, load(path)
+    path = config.autoencoder.init
+    assert path is not None
+    torch.manual_seed(_number(f"{config.run.seed}/weights"))
+    source = load(path)
     if source.config.autoencoder != config.model.autoencoder:
         raise ValueError(
             f"autoencoder.init {path}: its autoencoder settings differ from model.autoencoder of this run; copy them"
         )
-    known, wanted = [s.session_id for s in source.registry.sessions], trainer.data.session_ids
+    known, wanted = [s.session_id for s in source.registry.sessions], data.session_ids
     if sorted(known) != sorted(wanted):
         odd = sorted(set(known) ^ set(wanted))
         raise ValueError(
             f"autoencoder.init {path}: its sessions are not those of this run ({', '.join(odd[:5])} differ): "
             "choose the same with data.sessions, or add sessions with launch/finetune.py"
         )
-    for entry in trainer.data.entries:
+    for entry in data.entries:
         source.registry.rows(entry)
     model = NeuralModel(config.model, source.registry)
     model.autoencoder.load_state_dict(source.autoencoder.state_dict())
     model.whitening.load_state_dict(source.whitening.state_dict())
     model.dynamics.increment_sd.copy_(source.whitening.increment_sd)
-    trainer.watch.say(f"autoencoder: taken from {path}")
     return model
 
 

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from neurochorus.data_shards.settings import settings_to_dict
-from neurochorus.pretrain.checkpoint import complete_checkpoints
+from neurochorus.pretrain.checkpoint import complete_checkpoints, read_position, refuse_difference
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
 
@@ -38,18 +39,31 @@ class RunDirectory:
         stages = ("autoencoder", "dynamics")
         return self.autoencoder.exists() or any(complete_checkpoints(self.checkpoints(stage)) for stage in stages)
 
-    def prepare(self, config: RunConfig, ranks: Ranks, deepspeed: dict[str, Any]) -> None:
-        """Make the directory and note what runs in it. Raises ValueError when a used one may not be continued."""
-        used = self.in_use()
-        ranks.barrier()
-        if used and config.run.resume == "never":
+    def prepare(
+        self, config: RunConfig, ranks: Ranks, deepspeed: dict[str, Any], fingerprints: Mapping[str, dict[str, str]]
+    ) -> None:
+        """Make the directory and note what runs in it; `fingerprints` are those of the stages still to be trained.
+
+        Raises ValueError when a used directory may not be continued, or none can be made; a used one is then as before.
+        """
+        if config.run.resume == "never" and self.in_use():
             raise ValueError(f"run.dir {self.path} holds checkpoints and run.resume is 'never': give another run.dir")
-        if not ranks.first:
-            return
+        for stage, fingerprint in fingerprints.items():
+            newest = next(reversed(complete_checkpoints(self.checkpoints(stage))), None)
+            if newest is not None:
+                refuse_difference(newest, read_position(newest), fingerprint, ranks.world)
+        ranks.barrier()  # every rank has looked before the first one writes
+        if ranks.first:
+            try:
+                self._note(config, describe_run(ranks) | {"deepspeed": deepspeed})
+            except OSError as error:
+                raise ValueError(f"run.dir {self.path}: cannot be written ({error}): give another run.dir") from None
+
+    def _note(self, config: RunConfig, facts: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "STOP").unlink(missing_ok=True)
         (self.path / "config.yaml").write_text(yaml.safe_dump(settings_to_dict(config), sort_keys=False))
-        (self.path / "run.json").write_text(json.dumps(describe_run(ranks) | {"deepspeed": deepspeed}, indent=1))
+        (self.path / "run.json").write_text(json.dumps(facts, indent=1))
 
 
 def describe_run(ranks: Ranks) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Watch:
         self._last_line = self._since = time.perf_counter()
         self._bins = self._waited = 0.0
         if first:
+            cut_partial_line(run_dir / "metrics.jsonl")
             self._file = (run_dir / "metrics.jsonl").open("a", buffering=1)
             self._wandb = _start_wandb(config, run_dir)
 
@@ -113,6 +114,14 @@ class Watch:
             self._wandb.finish(exit_code=exit_code)
 
 
+def cut_partial_line(path: Path) -> None:
+    """Remove a last line without an end, which a crash left, so that the next line starts on its own."""
+    if path.is_file():
+        whole = path.read_bytes().rpartition(b"\n")
+        if whole[2]:
+            os.truncate(path, len(whole[0]) + len(whole[1]))
+
+
 def _start_wandb(config: RunConfig, run_dir: Path) -> Any:
     mode = config.wandb.mode
     if mode == "disabled":
@@ -123,11 +132,14 @@ def _start_wandb(config: RunConfig, run_dir: Path) -> Any:
 
     from neurochorus.data_shards.settings import settings_to_dict
 
-    return wandb.init(
-        project=config.wandb.project,
-        dir=str(run_dir),
-        mode=mode,
-        name=run_dir.name,
-        config=settings_to_dict(config),
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-    )
+    try:
+        return wandb.init(
+            project=config.wandb.project,
+            dir=str(run_dir),
+            mode=mode,
+            name=run_dir.name,
+            config=settings_to_dict(config),
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+        )
+    except wandb.Error as error:
+        raise ValueError(f"wandb.mode {mode}: {error} (wandb.mode=offline works without)") from None

@@ -11,7 +11,7 @@ the published two-sample form. B rows, T tokens, D width, L latent channels, n s
 import torch
 from torch import Tensor, nn
 
-from neurochorus.data_shards.settings import settings
+from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models.heads.base import AdaptiveBlock, AdaptiveOutput, Generators, Head, masked_mean, uniform
 
 
@@ -27,7 +27,7 @@ class EnergyHeadConfig:
 
     def problems(self) -> list[str]:
         found = [] if 0 < self.beta < 2 else [f"beta: the score is strictly proper for 0 < beta < 2, found {self.beta}"]
-        return found + ([] if self.samples >= 2 else [f"samples: at least 2 are needed, found {self.samples}"])
+        return found + at_least(self, 2, "samples") + at_least(self, 1, "width", "blocks", "noise")
 
 
 class EnergyHead(Head):

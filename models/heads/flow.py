@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from neurochorus.data_shards.settings import settings
+from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models.heads.base import AdaptiveBlock, AdaptiveOutput, Generators, Head, masked_mean, normal
 from neurochorus.models.heads.solvers import integrate
 
@@ -38,7 +38,9 @@ class FlowHeadConfig:
     """The s of a(t): the spread that the targets are expected to have given the past."""
 
     def problems(self) -> list[str]:
-        found = [f"{name}: expected at least 1" for name in ("steps", "draws") if getattr(self, name) < 1]
+        found = at_least(self, 1, "steps", "draws", "width", "blocks", "time_features")
+        if self.time_features % 2:
+            found.append(f"time_features: expected an even number (sines and cosines), found {self.time_features}")
         return found + ([] if self.residual_sd > 0 else ["residual_sd: expected a positive number"])
 
 

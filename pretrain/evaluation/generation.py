@@ -3,7 +3,6 @@
 S samples, B contexts, T context bins, H horizon bins, C units, L latent channels.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from neurochorus.data_shards.dataset import Corpus
 from neurochorus.models import NeuralModel
+from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
 from neurochorus.pretrain.evaluation.windows import read_windows
 
 TRIALS_FROM_NOTHING = 64
@@ -43,6 +43,9 @@ def read_context(
     Raises ValueError for a session the model does not know, other units, and samples too short.
     """
     session = model.registry.session(session_id)
+    for name, value, least in (("trials", trials, 1), ("context bins", context_bins, 0), ("horizon", horizon_bins, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"{name}: expected {least} or more, found {value}")
     if source == "none":
         count = trials or TRIALS_FROM_NOTHING
         keys = [f"{session_id}-new{number:06d}" for number in range(count)]
@@ -76,10 +79,16 @@ def _from_data_set(
 def _from_array(path: Path, session_id: str, unit_ids: list[str], bins: int | None, trials: int | None) -> Context:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected counts (trials, bins, units)")
-    signal = np.load(path, allow_pickle=False)
-    if signal.ndim != 3:
-        raise ValueError(f"{path}: expected an array (trials, bins, units), found shape {signal.shape}")
-    signal = signal[:trials, :bins]
+    try:
+        signal = np.lib.format.open_memmap(path, mode="r")  # unlike numpy.load it takes no archive and no pickle
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a whole .npy array of numbers ({error}); save it with numpy.save") from None
+    if signal.ndim != 3 or 0 in signal.shape[::2] or signal.shape[2] != len(unit_ids) or signal.shape[1] < (bins or 0):
+        raise ValueError(
+            f"{path}: expected an array (trials, {f'{bins} or more ' if bins else ''}bins, {len(unit_ids)} units of "
+            f"session {session_id!r}), found shape {signal.shape}"
+        )
+    signal = np.array(signal[:trials, :bins])
     keys = [f"{session_id}-{path.stem}{number:06d}" for number in range(len(signal))]
     return Context(session_id, signal, keys, unit_ids, None)
 
@@ -126,15 +135,6 @@ def generate(
 
 
 def write_generated(path: Path, arrays: dict[str, Any]) -> Path:
-    """Write an .npz (no pickle) under a temporary name and rename it. Raises ValueError for another file ending."""
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: the output is an .npz file; give it that ending")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as handle:
-            np.savez_compressed(handle, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write an .npz (no pickle), whole or not at all. Raises ValueError for another file ending."""
+    write_whole(check_output(path, ".npz"), lambda file: np.savez_compressed(file, **arrays))
     return path

@@ -38,6 +38,11 @@ def read_windows(corpus: Corpus, session_id: str, split: str, bins: int) -> Wind
         for number in range(count):
             pieces.append(sample.signal_TC[number * bins : (number + 1) * bins])
             keys.append(sample.key if count == 1 else f"{sample.key}+{number * bins}")
+    if not len(rows):
+        raise ValueError(
+            f"session {session_id!r}: has no {split} samples (baselines need train and valid ones beside those of the "
+            "split that is evaluated): write the data set with other split fractions, or leave the session out"
+        )
     if not pieces:
         raise ValueError(
             f"session {session_id!r}: none of its {len(rows)} {split} samples has {bins} bins (context + horizon): "

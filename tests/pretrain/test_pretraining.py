@@ -153,6 +153,9 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "c/step_00000004/weights.pt").write_bytes(b"cut")
     (tmp_path / "c/step_00000003" / COMPLETE).unlink()
     (tmp_path / "c/step_00000002" / COMPLETE).write_text("{half")
+    for step, text in enumerate(("[]", "null", '{"files": []}', '{"files": {}}'), start=5):
+        checkpoints.save(FakeEngine(), position(step))  # type: ignore[arg-type]
+        (tmp_path / f"c/step_{step:08d}" / COMPLETE).write_text(text)
     assert [path.name for path in complete_checkpoints(tmp_path / "c")] == ["step_00000001"]
 
 
