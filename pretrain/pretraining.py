@@ -143,8 +143,8 @@ def refuse_long_forecast(config: RunConfig, data: TrainingData) -> None:
     if bins > longest:
         raise ValueError(
             f"forecast: {bins} bins of context and horizon ({config.forecast.context_bins} + "
-            f"{config.forecast.horizon_bins}); the longest sample of {', '.join(config.data.paths)} has {longest}: make forecast.context_bins or "
-            "forecast.horizon_bins smaller"
+            f"{config.forecast.horizon_bins}); the longest sample of {', '.join(config.data.paths)} has {longest}: "
+            "make forecast.context_bins or forecast.horizon_bins smaller"
         )
 
 
