@@ -84,7 +84,7 @@ def steps(out: Path, ranks: int) -> list[tuple[str, list[str]]]:
 
 def products(out: Path) -> list[tuple[Path, str]]:
     """(path, what it is) of what a person may want to look at."""
-    pictures = [(path, "picture of generated against held-out activity") for path in sorted(out.glob("report_*.png"))]
+    pictures = [(out / f"report_{head}.png", f"{head} head: generated against held-out activity") for head in HEADS]
     return [
         (out / "report.html", "open this: tables and pictures"),
         *pictures,

@@ -16,28 +16,15 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
-from neurochorus.pretrain.distributed import LostRanks, one_voice, process_group
+from neurochorus.launch.training import run_training
 from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
-from neurochorus.pretrain.loop import StoppedEarly
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        with one_voice():
-            config = parse_settings(FinetuneConfig, _values(options), options.config or "command line")
-        with process_group() as ranks:
-            export = finetune(config, ranks)
-            if ranks.first:
-                print(f"model: {export}")
-    except StoppedEarly as stopped:
-        if stopped.first_rank:
-            print(f"{stopped}; run the same command to continue", file=sys.stderr)
-    except (ValueError, OSError, FloatingPointError, LostRanks) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    where = options.config or "command line"
+    return run_training(lambda: parse_settings(FinetuneConfig, _values(options), where), finetune)
 
 
 def _values(options: Any) -> dict[str, Any]:

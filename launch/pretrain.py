@@ -16,9 +16,9 @@ from jsonargparse import ArgumentParser
 
 from neurochorus.data_shards.settings import read_settings
 from neurochorus.launch.demo_data import ensure_demo_data
+from neurochorus.launch.training import run_training
 from neurochorus.pretrain.config import RunConfig
-from neurochorus.pretrain.distributed import LostRanks, one_voice, process_group
-from neurochorus.pretrain.loop import StoppedEarly
+from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.pretraining import pretrain
 
 DEMO = Path(__file__).resolve().parent / "configs" / "demo.yaml"
@@ -27,22 +27,13 @@ DEMO = Path(__file__).resolve().parent / "configs" / "demo.yaml"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        with one_voice():
-            config = read_settings(RunConfig, options.config or DEMO, options.overrides)
-        with process_group() as ranks:
-            if options.config is None:
-                ensure_demo_data(config, ranks)
-            export = pretrain(config, ranks)
-            if ranks.first:
-                print(f"model: {export}")
-    except StoppedEarly as stopped:
-        if stopped.first_rank:
-            print(f"{stopped}; run the same command to continue", file=sys.stderr)
-    except (ValueError, OSError, FloatingPointError, LostRanks) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def train(config: RunConfig, ranks: Ranks) -> Path:
+        if options.config is None:
+            ensure_demo_data(config, ranks)
+        return pretrain(config, ranks)
+
+    return run_training(lambda: read_settings(RunConfig, options.config or DEMO, options.overrides), train)
 
 
 def _parser() -> ArgumentParser:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 READ_IN_POWER = 10.0
 """Root of the summed power of a bin as the encoder reads it, whatever the number of units. It sets how fast read-in
-rows learn, since Adam moves every row at the same speed: 1,000 steps on steinmetz2019 gave a direct forecast of 0.10
-bits/spike at 1 and 0.13 at 10 (one seed)."""
+rows learn, since Adam moves every row at the same speed: 1,500 steps on steinmetz2019 gave a direct forecast of 0.099
+bits/spike at 1 and 0.122 at 4 (one seed; RESULTS.md)."""
 LOG_RATE_LIMIT = 7.0  # exp(7) = 1,097 counts a bin: far above any neuron, far below overflow
 
 
