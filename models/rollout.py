@@ -3,12 +3,13 @@
 S samples, B batch, H horizon bins, L latent channels, C units.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from neurochorus.data_shards.seeds import seed_number
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,7 @@ class Rollout:
 def row_generators(seed: int, sample_ids: Sequence[str], samples: int) -> list[torch.Generator]:
     """One generator for each (row, sample), row-major; it depends on (seed, sample id, sample number) only."""
     return [
-        torch.Generator().manual_seed(_key(f"{seed}/{name}/{number}"))
+        torch.Generator().manual_seed(seed_number(f"{seed}/{name}/{number}"))
         for name in sample_ids
         for number in range(samples)
     ]
-
-
-def _key(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -5,7 +5,6 @@ All randomness of a step is a pure function of (seed, stage, step, rank), and th
 but the optimizer's.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.seeds import seed_number
 from neurochorus.pretrain.checkpoint import Checkpoints, Position
 from neurochorus.pretrain.config import RunConfig, StageSection
 from neurochorus.pretrain.distributed import Ranks
@@ -131,8 +131,7 @@ def _step(
 
 def seed_step(seed: int, stage: str, step: int, rank: int) -> None:
     """Set PyTorch's generators for one step of one rank."""
-    digest = hashlib.blake2b(f"{seed}/{stage}/{step}/{rank}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+    torch.manual_seed(seed_number(f"{seed}/{stage}/{step}/{rank}"))
 
 
 def _refuse_skips(skipped: int, step: int, micro_batches: list[Batch], limit: int, watch: Watch) -> None:

@@ -16,6 +16,7 @@ from neurochorus.data_shards.loader import evaluation_batches, training_batches
 from neurochorus.data_shards.manifest import SessionEntry, select_sessions
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.seeds import seed_number
 from neurochorus.data_shards.settings import settings_to_dict
 from neurochorus.models import NeuralModel, UnitStatistics, load, read_training, save
 from neurochorus.pretrain.checkpoint import complete_checkpoints
@@ -53,7 +54,7 @@ class TrainingData:
             self.corpus,
             "train",
             self.session_ids,
-            seed=_number(f"{config.run.seed}/{stage}"),
+            seed=seed_number(f"{config.run.seed}/{stage}"),
             group=config.train.micro_batch,
             alpha=config.data.alpha,
             overrides=config.data.weights,
@@ -241,16 +242,13 @@ def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirecto
 def _first_stage(trainer: Trainer) -> NeuralModel:
     """The model with a trained autoencoder and whitening: from this run, or an earlier part of it."""
     config, ranks, folder = trainer.config, trainer.ranks, trainer.directory.autoencoder
-    torch.manual_seed(_number(f"{config.run.seed}/weights"))
+    torch.manual_seed(seed_number(f"{config.run.seed}/weights"))
     entries = trainer.data.entries
     model = NeuralModel(config.model, UnitRegistry.from_sessions(entries), UnitStatistics.of(entries))
     expected = run_fingerprint(config, trainer.data, "autoencoder")
     if _finished_earlier(folder, expected):
         trainer.watch.say(f"autoencoder: taken from {folder}, finished earlier")
-        trained = load(folder)
-        model.autoencoder.load_state_dict(trained.autoencoder.state_dict())
-        model.whitening.load_state_dict(trained.whitening.state_dict())
-        model.dynamics.increment_sd.copy_(trained.whitening.increment_sd)
+        _take_autoencoder(model, load(folder))
         return model
     stage = autoencoder_stage(model, config.train.precision)
     model.autoencoder.load_state_dict(trainer.train(stage, config.autoencoder, model.registry))
@@ -280,7 +278,7 @@ def _adopt_autoencoder(config: RunConfig, data: TrainingData) -> NeuralModel:
     """A model with new dynamics on the autoencoder of another export of the same sessions."""
     path = config.autoencoder.init
     assert path is not None
-    torch.manual_seed(_number(f"{config.run.seed}/weights"))
+    torch.manual_seed(seed_number(f"{config.run.seed}/weights"))
     source = load(path)
     if source.config.autoencoder != config.model.autoencoder:
         raise ValueError(
@@ -296,14 +294,15 @@ def _adopt_autoencoder(config: RunConfig, data: TrainingData) -> NeuralModel:
     for entry in data.entries:
         source.registry.rows(entry)
     model = NeuralModel(config.model, source.registry)
-    model.autoencoder.load_state_dict(source.autoencoder.state_dict())
-    model.whitening.load_state_dict(source.whitening.state_dict())
-    model.dynamics.increment_sd.copy_(source.whitening.increment_sd)
+    _take_autoencoder(model, source)
     return model
 
 
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+def _take_autoencoder(model: NeuralModel, source: NeuralModel) -> None:
+    """Give `model` the trained autoencoder of `source`, and the whitening that belongs to it."""
+    model.autoencoder.load_state_dict(source.autoencoder.state_dict())
+    model.whitening.load_state_dict(source.whitening.state_dict())
+    model.dynamics.increment_sd.copy_(source.whitening.increment_sd)
 
 
 def _short_hash(values: Any) -> str:

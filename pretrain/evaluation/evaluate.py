@@ -102,7 +102,7 @@ def _evaluate_session(
     measure = bits_per_spike if corpus.modality == "spikes" else r2
     for known in (model, *beside.values()):
         known.registry.rows(entry)
-    rates, coverage_H = _forecast(model, session_id, windows, forecast, seed, None)
+    rates, sampled_SNHL = _forecast(model, session_id, windows, forecast, seed, None)
     rows = {model.config.head: measure(future, rates)}
     if model.dynamics.companion is not None:
         rates, _ = _forecast(model, session_id, windows, forecast, seed, "gaussian")
@@ -117,29 +117,39 @@ def _evaluate_session(
         units=len(windows.unit_ids),
         forecast=rows,
         reconstruction=_reconstruction_rows(model, corpus, session_id, windows, bins, measure),
-        coverage_H=coverage_H,
+        coverage_H=_coverage(model, session_id, windows, sampled_SNHL),
     )
 
 
 def _forecast(
     model: NeuralModel, session_id: str, windows: Windows, forecast: ForecastSection, seed: int, head: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean rates (N, H, C), and the coverage of the recorded latents by lead (H,)."""
-    rates, recorded, sampled = [], [], []
+    """Mean rates (N, H, C), and the sampled latents (S, N, H, L)."""
+    rates, sampled = [], []
     for start in range(0, len(windows.keys), WINDOWS_AT_ONCE):
         chunk = slice(start, start + WINDOWS_AT_ONCE)
-        whole = _batch(model, session_id, windows, chunk)
         context = _batch(model, session_id, windows, chunk, forecast.context_bins)
         mean, latents = model.forecast(context, forecast.horizon_bins, forecast.samples, seed, head=head)
         rates.append(mean.cpu().numpy())
         sampled.append(latents.cpu().numpy())
-        recorded.append(model.encode(whole)[:, forecast.context_bins :].cpu().numpy())
-    recorded_NHL, sampled_SNHL = np.concatenate(recorded), np.concatenate(sampled, axis=1)
-    coverage = [
-        central_coverage(recorded_NHL[:, lead], sampled_SNHL[:, :, lead], CALIBRATION_LEVEL)
-        for lead in range(forecast.horizon_bins)
-    ]
-    return np.concatenate(rates), np.array(coverage)
+    return np.concatenate(rates), np.concatenate(sampled, axis=1)
+
+
+def _coverage(model: NeuralModel, session_id: str, windows: Windows, sampled_SNHL: np.ndarray) -> np.ndarray:
+    """Share of the recorded latents inside the central interval of the samples, by lead (H,)."""
+    horizon = sampled_SNHL.shape[2]
+    recorded_NHL = np.concatenate(
+        [
+            model.encode(_batch(model, session_id, windows, slice(start, start + WINDOWS_AT_ONCE)))[:, -horizon:].cpu()
+            for start in range(0, len(windows.keys), WINDOWS_AT_ONCE)
+        ]
+    )
+    return np.array(
+        [
+            central_coverage(recorded_NHL[:, lead], sampled_SNHL[:, :, lead], CALIBRATION_LEVEL)
+            for lead in range(horizon)
+        ]
+    )
 
 
 def _batch(model: NeuralModel, session_id: str, windows: Windows, chunk: slice, bins: int | None = None) -> Batch:

@@ -1,6 +1,6 @@
 """Baselines on data whose best forecast is known, and on real sessions held to measured values."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -274,12 +274,8 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("session", MEASURED)
-def test_real_sessions_score_as_measured(session: str):
-    root = Path(os.environ.get("NEUROCHORUS_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
-    file = root / "steinmetz2019" / f"steinmetz_{session}.npz"
-    if not file.is_file():
-        pytest.skip(f"{file} is not there; point NEUROCHORUS_DATA at the folder of recordings")
-    spikes = np.load(file)["spikes"]
+def test_real_sessions_score_as_measured(session: str, real_data: Callable[[str], Path]):
+    spikes = np.load(real_data("steinmetz2019") / f"steinmetz_{session}.npz")["spikes"]
     order = np.random.default_rng(0).permutation(len(spikes))
     train, valid, test = np.split(spikes[order], [int(0.7 * len(order)), int(0.8 * len(order))])
     fit = [part for trials in (train, valid) for part in (trials[:, :30], trials[:, 30:])]
