@@ -5,23 +5,24 @@ rollout = model.rollout(model.context("fox_s1", counts), horizon=20, samples=32)
 """
 
 from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig
-from neurochorus.models.dynamics import Dynamics, DynamicsConfig
+from neurochorus.models.backbones.transformer import TransformerConfig
+from neurochorus.models.dynamics import CausalDynamics, DynamicsConfig, LatentSequence
 from neurochorus.models.export import load, read_training, save
 from neurochorus.models.heads import Head, HeadName, HeadsConfig, build_head
 from neurochorus.models.model import ModelConfig, NeuralModel, UnitStatistics
 from neurochorus.models.rollout import Rollout
-from neurochorus.models.transformer import TransformerConfig
 from neurochorus.models.whitening import LatentMoments, Whitening
 
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
-    "Dynamics",
+    "CausalDynamics",
     "DynamicsConfig",
     "Head",
     "HeadName",
     "HeadsConfig",
     "LatentMoments",
+    "LatentSequence",
     "ModelConfig",
     "NeuralModel",
     "Rollout",

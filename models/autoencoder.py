@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.settings import at_least, settings
+from neurochorus.models.backbones.transformer import Transformer, TransformerConfig
 from neurochorus.models.observation import observation_for
-from neurochorus.models.transformer import CausalTransformer, TransformerConfig
 from neurochorus.models.units import Table, read_in, read_out
 
 
@@ -99,7 +99,7 @@ class Autoencoder(nn.Module):
         self.read_out_rows = Table(rows, config.latents, std=0.1, decays=True)
         self.unit_offsets = Table(rows, 3, std=0.0)  # bias, gain, log sd
         self.session_bias = Table(1 + sessions, width)
-        self.encoder = CausalTransformer(config.encoder)
+        self.encoder = Transformer(config.encoder)
         self.to_latent = nn.Linear(width, config.latents)
         self.future_maps = nn.Parameter(torch.eye(config.latents).repeat(len(config.future_weights), 1, 1))
         self.gain_strength = nn.Parameter(torch.tensor([math.log(math.expm1(7.0))]))  # softplus gives 7 bins

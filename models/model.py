@@ -17,7 +17,7 @@ from neurochorus.data_shards.recording import as_counts, as_signal
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.settings import settings
 from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig, UnitRows
-from neurochorus.models.dynamics import Dynamics, DynamicsConfig
+from neurochorus.models.dynamics import CausalDynamics, DynamicsConfig, LatentSequence
 from neurochorus.models.heads import HeadName, HeadsConfig
 from neurochorus.models.rollout import Rollout, row_generators
 from neurochorus.models.whitening import Whitening
@@ -80,7 +80,7 @@ class NeuralModel(nn.Module):
         )
         latents = config.autoencoder.latents
         self.whitening = Whitening(latents)
-        self.dynamics = Dynamics(
+        self.dynamics = CausalDynamics(
             config.dynamics, config.head, config.heads, latents, len(registry.sessions), len(registry.subjects)
         )
 
@@ -205,7 +205,7 @@ class NeuralModel(nn.Module):
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature is {temperature}; expected 0 or a positive number")
         return self.dynamics.simulate(
-            self.encode(context), context.session_B, context.subject_B, horizon, samples, generators, temperature, head
+            LatentSequence.of(self.encode(context), context), horizon, samples, generators, temperature, head
         ).transpose(0, 1)
 
     def _rates(self, latents_SBHL: Tensor, context: Batch, units: UnitRows) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
-from neurochorus.models import LatentMoments, NeuralModel
+from neurochorus.models import LatentMoments, LatentSequence, NeuralModel
 
 StageName = Literal["autoencoder", "dynamics"]
 
@@ -56,12 +56,12 @@ def dynamics_stage(model: NeuralModel, precision: str) -> Stage:
     """A copy of the model's dynamics, to be trained on latents of its frozen autoencoder."""
     encoder = copy.deepcopy(model).eval().requires_grad_(False)
 
-    def prepare(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def prepare(batch: Batch) -> tuple[LatentSequence]:
         encoder.to(batch.signal_BTC.device)
         device_type = batch.signal_BTC.device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"):
             latent_BTL = encoder.encode(batch)
-        return latent_BTL, batch.bin_mask_BT, batch.session_B, batch.subject_B
+        return (LatentSequence.of(latent_BTL, batch),)
 
     return Stage("dynamics", copy.deepcopy(model.dynamics), prepare, precision)
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from neurochorus.models import TransformerConfig
-from neurochorus.models.dynamics import last_running_means, running_means
-from neurochorus.models.transformer import CausalTransformer
+from neurochorus.models.backbones.transformer import Transformer
+from neurochorus.models.dynamics import LatentSequence
+from neurochorus.models.dynamics.running_means import last_running_means, running_means
 from tests.models.conftest import small_model
 
 BIN = 11
@@ -37,13 +38,11 @@ def test_dynamics_read_only_the_past() -> None:
     latents = torch.randn(2, 20, 4)
     changed = latents.clone()
     changed[:, BIN + 1 :] += 1.0
-    session = subject = torch.ones(2, dtype=torch.long)
-    condition = model.dynamics.condition(session, subject).unsqueeze(1)
 
     def hidden(latent: torch.Tensor) -> torch.Tensor:
-        return model.dynamics.transformer(model.dynamics._tokens(latent) + condition)
+        return model.dynamics.hidden(LatentSequence.plain(latent))
 
-    # token t + 1 has read bins up to t
+    # what predicts bin t + 1 has read bins up to t
     assert torch.equal(hidden(latents)[:, : BIN + 2], hidden(changed)[:, : BIN + 2])
     assert not torch.equal(hidden(latents)[:, BIN + 2], hidden(changed)[:, BIN + 2])
 
@@ -52,7 +51,7 @@ def test_dynamics_read_only_the_past() -> None:
 def test_cache_continues_as_the_whole_sequence_would(window: int | None) -> None:
     torch.manual_seed(0)
     config = TransformerConfig(width=16, blocks=2, heads=2, attention_window=window)
-    transformer = CausalTransformer(config).eval()
+    transformer = Transformer(config).eval()
     tokens = torch.randn(3, 12, 16)
     whole = transformer(tokens)
     cache = transformer.new_cache(3, 12)
@@ -62,7 +61,7 @@ def test_cache_continues_as_the_whole_sequence_would(window: int | None) -> None
 
 
 def test_a_full_cache_is_refused() -> None:
-    transformer = CausalTransformer(TransformerConfig(width=16, blocks=1, heads=2))
+    transformer = Transformer(TransformerConfig(width=16, blocks=1, heads=2))
     cache = transformer.new_cache(1, 4)
     with pytest.raises(ValueError, match="holds 4 tokens, 0 are filled and 5 more"):
         transformer(torch.zeros(1, 5, 16), cache)
@@ -70,7 +69,7 @@ def test_a_full_cache_is_refused() -> None:
 
 def test_attention_window_forgets() -> None:
     torch.manual_seed(0)
-    transformer = CausalTransformer(TransformerConfig(width=16, blocks=1, heads=2, attention_window=3)).eval()
+    transformer = Transformer(TransformerConfig(width=16, blocks=1, heads=2, attention_window=3)).eval()
     tokens = torch.randn(1, 10, 16)
     changed = tokens.clone()
     changed[:, 0] += 1.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from neurochorus.models import load, read_training, save
+from neurochorus.models import LatentSequence, load, read_training, save
 from tests.models.conftest import entry, small_model
 
 HEADS = ("energy", "flow", "gaussian")
@@ -21,15 +21,14 @@ def test_cached_rollout_equals_feeding_everything_again(counts: torch.Tensor, he
     model = small_model(head, history_scales=[1, 3])
     context = model.context("b_s1", counts.numpy())
     latents = model.encode(context)
-    arguments = (context.session_B, context.subject_B)
 
     def generators() -> list[torch.Generator]:
         return [torch.Generator().manual_seed(row) for row in range(3)]
 
-    whole = model.dynamics.simulate(latents, *arguments, 5, 1, generators())[:, 0]
+    whole = model.dynamics.simulate(LatentSequence.plain(latents, 2, 2), 5, 1, generators())[:, 0]
     own = generators()
-    first = model.dynamics.simulate(latents, *arguments, 2, 1, own)[:, 0]
-    rest = model.dynamics.simulate(torch.cat((latents, first), dim=1), *arguments, 3, 1, own)[:, 0]
+    first = model.dynamics.simulate(LatentSequence.plain(latents, 2, 2), 2, 1, own)[:, 0]
+    rest = model.dynamics.simulate(LatentSequence.plain(torch.cat((latents, first), dim=1), 2, 2), 3, 1, own)[:, 0]
     torch.testing.assert_close(torch.cat((first, rest), dim=1), whole, rtol=1e-4, atol=1e-5)
 
 

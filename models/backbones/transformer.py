@@ -1,4 +1,4 @@
-"""Causal transformer blocks shared by the encoder and the dynamics, with a key-value cache.
+"""Transformer blocks shared by the encoder and the dynamics, causal or seeing both ways, with a key-value cache.
 
 B batch, T bins (or tokens), D width, N attention heads, K width of one head.
 Pre-norm blocks (RMSNorm), rotary positions (Su et al. 2021, arXiv 2104.09864), GELU feed-forward.
@@ -59,9 +59,10 @@ class KeyValueCache:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, causal: bool):
         super().__init__()
         self.heads = config.heads
+        self.causal = causal
         self.window = config.attention_window
         self.queries_keys_values = nn.Linear(config.width, 3 * config.width, bias=False)
         self.output = nn.Linear(config.width, config.width, bias=False)
@@ -88,11 +89,13 @@ class Attention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
         bins, seen = query.shape[2], key.shape[2]
         if self.window is None and start == 0:
-            return F.scaled_dot_product_attention(query, key, value, is_causal=bins > 1)
+            return F.scaled_dot_product_attention(query, key, value, is_causal=self.causal and bins > 1)
         if self.window is None and bins == 1:
             return F.scaled_dot_product_attention(query, key, value)
         age = torch.arange(start, start + bins, device=key.device)[:, None] - torch.arange(seen, device=key.device)
-        visible = (age >= 0) if self.window is None else (age >= 0) & (age < self.window)
+        visible = (age >= 0) if self.causal else torch.ones_like(age, dtype=torch.bool)
+        if self.window is not None:
+            visible = visible & (age.abs() < self.window)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
 
 
@@ -108,11 +111,11 @@ def rotate(x_BNTK: Tensor, start: int) -> Tensor:
 
 
 class Block(nn.Module):
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, causal: bool):
         super().__init__()
         hidden = config.feedforward * config.width
         self.attention_norm = nn.RMSNorm(config.width, eps=1e-5)
-        self.attention = Attention(config)
+        self.attention = Attention(config, causal)
         self.feedforward_norm = nn.RMSNorm(config.width, eps=1e-5)
         self.expand = nn.Linear(config.width, hidden, bias=False)
         self.contract = nn.Linear(hidden, config.width, bias=False)
@@ -123,13 +126,16 @@ class Block(nn.Module):
         return x_BTD + self.dropout(self.contract(F.gelu(self.expand(self.feedforward_norm(x_BTD)))))
 
 
-class CausalTransformer(nn.Module):
-    """A stack of causal blocks and a final RMSNorm: (B, T, D) -> (B, T, D)."""
+class Transformer(nn.Module):
+    """A stack of blocks and a final RMSNorm, (B, T, D) -> (B, T, D).
 
-    def __init__(self, config: TransformerConfig):
+    `causal`: a token sees itself and those before it; otherwise all of them, and there is no cache.
+    """
+
+    def __init__(self, config: TransformerConfig, causal: bool = True):
         super().__init__()
-        self.config = config
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.blocks)])
+        self.config, self.causal = config, causal
+        self.blocks = nn.ModuleList([Block(config, causal) for _ in range(config.blocks)])
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
         self._initialise()
 
@@ -145,8 +151,10 @@ class CausalTransformer(nn.Module):
     def forward(self, x_BTD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Hidden states of the tokens; with a cache they continue after the tokens already in it.
 
-        Raises ValueError when the cache has no room left.
+        Raises ValueError when the cache has no room left, or the transformer is not causal.
         """
+        if cache is not None and not self.causal:
+            raise ValueError("a transformer that sees both ways has no cache: give it all tokens at once")
         if cache is not None and cache.length + x_BTD.shape[1] > cache.capacity:
             raise ValueError(
                 f"the key-value cache holds {cache.capacity} tokens, {cache.length} are filled and "
