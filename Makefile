@@ -2,6 +2,7 @@
 # make test          lint, format, types, tests (under 12 minutes on two cores)
 # make test-slow     trained models against exact answers (minutes)
 # make results       the main table of RESULTS.md on real recordings (DATA=../shared/data; an hour)
+# make results-lorenz  the Lorenz protocol of LDNS: heads, masked EAG and diffusion, three seeds (an hour and a half)
 # make bench-data    samples/s of our reader against webdataset's decode
 
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types unit test-slow results bench-data lock clean
+.PHONY: demo test lint types unit test-slow results results-lorenz bench-data lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +39,9 @@ test-slow: $(READY)
 
 results: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python launch/results.py --recordings $(DATA)/steinmetz2019 --out runs/results
+
+results-lorenz: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python launch/results_lorenz.py --out runs/lorenz --seeds 0 1 2 --jobs 2
 
 bench-data: $(READY)
 	$(BIN)/python tests/benchmarks/read_speed.py

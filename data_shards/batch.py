@@ -148,11 +148,7 @@ class Collate:
         )
 
     def _wire(self, entry: SessionEntry, registry: UnitRegistry) -> _Wiring:
-        columns, target = [], 0
-        sources, source = {}, 0
-        for name in sorted(entry.covariates):  # the order in which the writer puts them side by side
-            sources[name] = slice(source, source + entry.covariates[name])
-            source += entry.covariates[name]
+        columns, target, sources = [], 0, entry.covariate_slices
         for name, width in self.covariates.items():
             found = entry.covariates.get(name, width)
             if found != width:

@@ -40,6 +40,15 @@ class SessionEntry:
     def unit_ids(self) -> list[str]:
         return [str(unit["unit_id"]) for unit in self.units]
 
+    @property
+    def covariate_slices(self) -> dict[str, slice]:
+        """Covariate -> its columns in a sample's `covariates_TK`."""
+        slices, first = {}, 0
+        for name in sorted(self.covariates):  # the order in which the writer puts them side by side
+            slices[name] = slice(first, first + self.covariates[name])
+            first += self.covariates[name]
+        return slices
+
     def problems(self) -> list[str]:
         count = len(self.units)
         found = [

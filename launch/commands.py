@@ -1,5 +1,6 @@
 """Running the project's own commands one after the other, for the demo and the results."""
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -26,18 +27,26 @@ def deepspeed(ranks: int, port: int, script: str, *arguments: str) -> list[str]:
     return [str(launcher), "--num_gpus", str(ranks), "--master_port", str(port), str(HERE / script), *arguments]
 
 
-def run(command: Sequence[str], title: str) -> float:
-    """Show a command, run it, and return the seconds it took. Raises CommandFailed."""
+def run(command: Sequence[str], title: str, log: Path | None = None) -> float:
+    """Show a command, run it, and return the seconds it took. Raises CommandFailed.
+
+    With `log` its output is added to that file instead of being shown: for commands that run side by side.
+    """
     shown = shlex.join([Path(command[0]).name, *(part.replace(str(HERE), "launch") for part in command[1:])])
     print(f"\n== {title}\n$ {shown}", flush=True)
     begun = time.monotonic()
     # passive: threads that spin while they wait make a busy machine up to 20 times slower
     environment = {"DS_ACCELERATOR": _accelerator(), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    result = subprocess.run(command, check=False, env={k: v for k, v in environment.items() if v})
+    with contextlib.ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("a"))
+        result = subprocess.run(
+            command, check=False, env={k: v for k, v in environment.items() if v}, stdout=output, stderr=output
+        )
     if result.returncode:
-        raise CommandFailed(f"'{title}' failed with exit code {result.returncode}; the lines above say why")
+        where = "the lines above say" if log is None else f"{log} says"
+        raise CommandFailed(f"'{title}' failed with exit code {result.returncode}; {where} why")
     seconds = time.monotonic() - begun
-    print(f"-- {seconds:.0f} s", flush=True)
+    print(f"-- {title}: {seconds:.0f} s" if log else f"-- {seconds:.0f} s", flush=True)
     return seconds
 
 

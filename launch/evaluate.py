@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for name in ("forecast", "reconstruction"):
         Console().print(_shown(name, results))
+    Console().print(_calibration(results))
     print(f"metrics: {out}")
     return 0
 
@@ -68,6 +69,7 @@ def run(options: Any, console: Console) -> dict[str, Any]:
             forecast,
             options.seed,
             beside,
+            options.recalibrate,
             progress=lambda session: status.update(f"evaluating {session}"),
         )
     return {"model": str(options.model), "data": list(options.data), "command": sys.argv, **results}
@@ -103,6 +105,24 @@ def _shown(name: str, results: dict[str, Any]) -> Table:
     return table
 
 
+def _calibration(results: dict[str, Any]) -> Table:
+    """Coverage, spread and CRPS over all leads; by lead they are in the file."""
+    part = results["calibration"]
+    leads = f"leads of 1 to {results['horizon_bins']} bins, {results['samples']} samples"
+    table = Table(title=f"calibration: {leads}\ncalibrated: coverage = level, spread / error = 1")
+    for column in ("row", *(f"{100 * level:g} %" for level in part["levels"]), "spread", "CRPS"):
+        table.add_column(column, justify="left" if column == "row" else "right")
+    for what in ("latents", "units", "population"):
+        table.add_section()
+        table.add_row(f"[bold]{what}[/bold]")
+        for row, whats in part["rows"].items():
+            if what in whats:
+                figures = whats[what]["stretch"]
+                values = [*figures["coverage"]["mean"], figures["spread_skill"]["mean"], figures["crps"]["mean"]]
+                table.add_row(row, *("–" if value is None else f"{value:.3f}" for value in values))
+    return table
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="evaluate.py", description=__doc__)
     parser.add_argument("--model", required=True, help="model directory")
@@ -116,6 +136,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--horizon-bins", type=int, default=None, help="default: as the model was trained for")
     parser.add_argument("--samples", type=int, default=None, help="samples a forecast; default: as trained for")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--recalibrate", action="store_true", help="also rows with the spread of latents fitted on the valid split"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default=None, help="default: metrics.json in the model directory")
     return parser

@@ -1,4 +1,4 @@
-"""Generate activity of one session: free-running samples after a context, or from nothing, into an .npz.
+"""Generate activity of one session: free-running samples after a context, from covariates, or from nothing.
 
 python launch/generate.py --model EXPORT --session fox_s1 --context DATA_DIR --context-bins 40 --horizon 60 \
     --samples 8 --seed 0 --out generated.npz
@@ -16,7 +16,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from neurochorus.models import load, read_training
-from neurochorus.pretrain.evaluation.generation import generate, read_context, write_generated
+from neurochorus.pretrain.evaluation.contexts import read_context
+from neurochorus.pretrain.evaluation.generation import generate, write_generated
 from neurochorus.pretrain.evaluation.output_file import check_output
 
 
@@ -47,8 +48,18 @@ def run(options: Any) -> Path:
         context_bins=context_bins,
         horizon_bins=options.horizon,
         trials=options.trials,
+        covariates=options.covariates,
     )
-    arrays = generate(model, context, options.horizon, options.samples, options.seed, options.temperature, options.head)
+    arrays = generate(
+        model,
+        context,
+        options.horizon,
+        options.samples,
+        options.seed,
+        options.temperature,
+        options.head,
+        options.guidance,
+    )
     return write_generated(out, arrays)
 
 
@@ -61,7 +72,19 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of the data set")
     parser.add_argument(
-        "--context-bins", type=int, default=None, help="default: as the model was trained for, or all of an .npy"
+        "--context-bins",
+        type=int,
+        default=None,
+        help="default: as the model was trained for, or all of an .npy; 0: from the covariates alone",
+    )
+    parser.add_argument(
+        "--covariates",
+        default="known",
+        help="known (the data set's: stimuli ahead, behaviour until the context ends), data (the data set's, behaviour "
+        "of the generated bins included), none, or an .npz with arrays (trials, context and horizon bins, columns)",
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="above 1: follow the covariates more than the model learned to"
     )
     parser.add_argument("--horizon", type=int, required=True, help="bins to generate")
     parser.add_argument(

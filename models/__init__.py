@@ -6,9 +6,18 @@ rollout = model.rollout(model.context("fox_s1", counts), horizon=20, samples=32)
 
 from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig
 from neurochorus.models.backbones.transformer import TransformerConfig
-from neurochorus.models.dynamics import CausalDynamics, DynamicsConfig, LatentSequence
+from neurochorus.models.dynamics import (
+    CausalDynamics,
+    CovariateConfig,
+    Dynamics,
+    DynamicsConfig,
+    JointConfig,
+    JointPhase,
+    LatentSequence,
+)
 from neurochorus.models.export import load, read_training, save
 from neurochorus.models.heads import Head, HeadName, HeadsConfig, build_head
+from neurochorus.models.imputation import Imputation, ImputationSettings
 from neurochorus.models.model import ModelConfig, NeuralModel, UnitStatistics
 from neurochorus.models.rollout import Rollout
 from neurochorus.models.whitening import LatentMoments, Whitening
@@ -17,10 +26,16 @@ __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
     "CausalDynamics",
+    "CovariateConfig",
+    "Dynamics",
     "DynamicsConfig",
     "Head",
     "HeadName",
     "HeadsConfig",
+    "Imputation",
+    "ImputationSettings",
+    "JointConfig",
+    "JointPhase",
     "LatentMoments",
     "LatentSequence",
     "ModelConfig",

@@ -1,88 +1,45 @@
-"""Stage 1, the latent space: a causal autoencoder whose latents must also tell the future.
+"""Stage 1, the latent space: an autoencoder whose latents must also tell the future.
 
-B batch, T bins, C units, L latent channels, D width, F future horizons.
+B batch, T bins, C units, L latent channels, D width, K history bins.
 
-encoder   signal -> read-in rows + session bias -> causal transformer -> latent_BTL
-decoder   latent_BTL -> read-out rows + unit bias + slow per-unit gain -> observation model
-futures   latent_BTL -> one L x L map a horizon -> the same read-out rows -> mean of the next k bins
+encoder   signal -> read-in rows + session bias -> transformer, causal unless told otherwise -> latent_BTL
+decoder   latent_BTL -> pointwise map -> read-out rows + unit bias + what the unit's own past adds -> observation model
+          (own past: a slow gain, and optionally a filter over the last bins)
+futures   latent_BTL -> one L x L map a horizon -> the same decoder with the slow gain -> mean of the next k bins
 
 Reconstruction alone gives latents that predict poorly, and a unit's slow drift fits in no shared
 latent: both were measured (reference/forecasting_notes.md), hence the future decoders and the gain.
 """
 
 import math
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
-from neurochorus.data_shards.settings import at_least, settings
-from neurochorus.models.backbones.transformer import Transformer, TransformerConfig
-from neurochorus.models.observation import observation_for
-from neurochorus.models.units import Table, read_in, read_out
+from neurochorus.models.autoencoder_config import AutoencoderConfig
+from neurochorus.models.backbones.transformer import Transformer
+from neurochorus.models.latent_penalties import mean_square, roughness
+from neurochorus.models.observations import observation_for
+from neurochorus.models.observations.spike_history import filtered_past
+from neurochorus.models.posterior import INITIAL_LOG_SD, Posterior
+from neurochorus.models.time_windows import before, known_next, mean_of_next, sum_of_others, sum_so_far
+from neurochorus.models.units import Table, UnitRows, read_in, read_out
 
 
-@settings
-class AutoencoderConfig:
-    latents: int = 16
-    """Number of latent channels L."""
-    encoder: TransformerConfig = field(default_factory=TransformerConfig)
-    unit_dropout: float = 0.3
-    """Share of units hidden from the encoder, drawn for each sample."""
-    bin_dropout: float = 0.0
-    """Share of single bins hidden from the encoder (coordinated dropout)."""
-    latent_dropout: float = 0.2
-    present_weight: float = 0.3
-    """Weight of the present bin; scored on hidden entries only when anything is hidden."""
-    future_weights: dict[int, float] = field(default_factory=lambda: {1: 0.1, 5: 0.3, 10: 1.0})
-    """Horizon in bins -> weight of decoding the mean of that many bins that follow."""
-    burn_in_bins: int = 0
-    """Bins at the start of a window that are read but not scored."""
-    slow_gain: bool = True
-    gain_memory_bins: float | None = None
-    """Time constant of the slow gain in bins; null: everything since the window began."""
-    latent_l2: float = 0.0
-    """Weight of the mean squared latent (LDNS)."""
-    latent_smoothness: float = 0.0
-    """Weight of squared differences of latents 1 to 5 bins apart, each divided by 1 + lag (LDNS)."""
-    row_penalty: float = 0.0
-    """Weight of the mean squared unit row, of units in the batch only: decay that spares absent sessions."""
+class PointwiseMap(nn.Module):
+    """(..., L) -> (..., L): x + out(gelu(in(x))), with `out` zero at first."""
 
-    def problems(self) -> list[str]:
-        found = [
-            f"{name}: expected a number in [0, 1), found {getattr(self, name)}"
-            for name in ("unit_dropout", "bin_dropout", "latent_dropout")
-            if not 0 <= getattr(self, name) < 1
-        ]
-        found += at_least(self, 1, "latents")
-        found += at_least(self, 0, "burn_in_bins", "present_weight", "latent_l2", "latent_smoothness", "row_penalty")
-        if self.gain_memory_bins is not None and not self.gain_memory_bins > 0:
-            found.append(f"gain_memory_bins: expected null or a positive number, found {self.gain_memory_bins}")
-        found += [
-            f"future_weights: weight {w} at horizon {k}; expected 0 or more"
-            for k, w in self.future_weights.items()
-            if not w >= 0
-        ]
-        found += [f"future_weights: a horizon of {k} bins; expected 1 or more" for k in self.future_weights if k < 1]
-        if self.present_weight <= 0 and not any(self.future_weights.values()):
-            found.append("present_weight: nothing to learn, as the future weights are all zero too")
-        return found
+    def __init__(self, latents: int, hidden: int):
+        super().__init__()
+        self.expand = nn.Linear(latents, hidden)
+        self.contract = nn.Linear(hidden, latents)
+        nn.init.zeros_(self.contract.weight)
+        nn.init.zeros_(self.contract.bias)
 
-
-@dataclass
-class UnitRows:
-    """What belongs to the units of a batch; the batch dimension is 1 when all samples share a session."""
-
-    read_in_BCD: Tensor
-    read_out_BCL: Tensor
-    bias_BC: Tensor
-    gain_BC: Tensor
-    log_sd_BC: Tensor
-    mean_BC: Tensor  # mean per bin on the train split
-    sd_BC: Tensor
-    mask_BC: Tensor
+    def forward(self, latent: Tensor) -> Tensor:
+        return latent + self.contract(F.gelu(self.expand(latent)))
 
 
 class Autoencoder(nn.Module):
@@ -91,69 +48,123 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.modality = modality
-        self.observation = observation_for(modality)
+        self.observation = observation_for(config.observation, modality, config.rate)
         rows, width = len(unit_mean), config.encoder.width
         self.register_buffer("unit_mean", unit_mean.float().clone())
         self.register_buffer("unit_sd", unit_sd.float().clone())
         self.read_in_rows = Table(rows, width, std=0.3, decays=True)
         self.read_out_rows = Table(rows, config.latents, std=0.1, decays=True)
-        self.unit_offsets = Table(rows, 3, std=0.0)  # bias, gain, log sd
+        self.unit_offsets = Table(rows, 3, std=0.0)  # bias, gain, shape
+        self.history_rows = Table(rows, config.history_bins, std=0.0, decays=True) if config.history_bins else None
         self.session_bias = Table(1 + sessions, width)
-        self.encoder = Transformer(config.encoder)
-        self.to_latent = nn.Linear(width, config.latents)
+        self.encoder = Transformer(config.encoder, causal=config.causal)
+        self.to_latent = nn.Linear(width, config.latents * (2 if config.variational else 1))
+        self.decoder = PointwiseMap(config.latents, config.decoder_hidden) if config.decoder_hidden else None
         self.future_maps = nn.Parameter(torch.eye(config.latents).repeat(len(config.future_weights), 1, 1))
         self.gain_strength = nn.Parameter(torch.tensor([math.log(math.expm1(7.0))]))  # softplus gives 7 bins
         with torch.no_grad():
             self.unit_offsets.weight[1:] = self.initial_offsets(unit_mean[1:])
+            self.to_latent.bias[config.latents :] = INITIAL_LOG_SD
 
     unit_mean: Tensor
     unit_sd: Tensor
 
     def initial_offsets(self, unit_mean: Tensor) -> Tensor:
-        """Bias, gain and log sd a unit starts with, (units, 3): its train rate, 0.3 and 0."""
+        """Bias, gain and shape a unit starts with, (units, 3): its train rate, 0.3, and the observation's own."""
         bias = self.observation.initial_bias(unit_mean.float())
-        return torch.stack((bias, torch.full_like(bias, 0.3), torch.zeros_like(bias)), dim=-1)
+        shape = torch.full_like(bias, self.observation.initial_shape)
+        return torch.stack((bias, torch.full_like(bias, 0.3), shape), dim=-1)
 
     def units(self, unit_rows_BC: Tensor) -> UnitRows:
-        bias_BC, gain_BC, log_sd_BC = self.unit_offsets(unit_rows_BC).unbind(dim=-1)
+        bias_BC, gain_BC, shape_BC = self.unit_offsets(unit_rows_BC).unbind(dim=-1)
+        no_history_BC0 = self.unit_mean.new_zeros(*unit_rows_BC.shape, 0)
         return UnitRows(
             read_in_BCD=self.read_in_rows(unit_rows_BC),
             read_out_BCL=self.read_out_rows(unit_rows_BC),
             bias_BC=bias_BC,
             gain_BC=gain_BC,
-            log_sd_BC=log_sd_BC,
+            shape_BC=shape_BC,
+            history_BCK=no_history_BC0 if self.history_rows is None else self.history_rows(unit_rows_BC),
             mean_BC=self.unit_mean[unit_rows_BC],
             sd_BC=self.unit_sd[unit_rows_BC],
             mask_BC=unit_rows_BC > 0,
         )
 
-    def encode(self, signal_BTC: Tensor, units: UnitRows, session_B: Tensor, keep_BTC: Tensor | None = None) -> Tensor:
-        """latent_BTL of the raw signal; `keep_BTC` hides entries (0) and rescales the others."""
+    def encode(
+        self,
+        signal_BTC: Tensor,
+        units: UnitRows,
+        session_B: Tensor,
+        keep_BTC: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+    ) -> Tensor:
+        """latent_BTL of the raw signal, the posterior's mean if variational; arguments as of `posterior`."""
+        return self.posterior(signal_BTC, units, session_B, keep_BTC, mask_BT).mean_BTL
+
+    def posterior(
+        self,
+        signal_BTC: Tensor,
+        units: UnitRows,
+        session_B: Tensor,
+        keep_BTC: Tensor | None = None,
+        mask_BT: Tensor | None = None,
+    ) -> Posterior:
+        """What the encoder says of the latents of the raw signal; `keep_BTC` hides entries (0) and rescales the others.
+
+        `mask_BT`: False in padded bins at the end; only an encoder that is not causal needs it.
+        """
         seen_BTC = self.observation.transform(signal_BTC, units.mean_BC, units.sd_BC)
         if keep_BTC is not None:
             seen_BTC = seen_BTC * keep_BTC
         hidden_BTD = read_in(seen_BTC, units.read_in_BCD) + self.session_bias(session_B).unsqueeze(1)
-        return self.to_latent(self.encoder(hidden_BTD)).float()
+        encoded = self.to_latent(self.encoder(hidden_BTD, mask_BT=None if self.config.causal else mask_BT))
+        return Posterior.of(encoded, self.config.latents)
 
-    def slow_level(self, signal_BTC: Tensor, units: UnitRows) -> Tensor:
-        """A unit's slow term after each bin (that bin included), (B, T, C), in the decoder's output space."""
+    def slow_level(self, signal_BTC: Tensor, units: UnitRows, observed_BTC: Tensor | None = None) -> Tensor:
+        """A unit's slow term after each bin (that bin included), (B, T, C), in the decoder's output space.
+
+        With `observed_BTC` it is the one at each bin, as told by all other observed bins before and after it (for
+        imputation); zero for a unit that is observed nowhere.
+        """
         if not self.config.slow_gain:
             return torch.zeros_like(signal_BTC, dtype=torch.float32)
         with torch.autocast(signal_BTC.device.type, enabled=False):
             target_BTC = self.observation.target(signal_BTC, units.mean_BC, units.sd_BC)
-            age_TT = _age(signal_BTC.shape[1], signal_BTC.device)
             memory = self.config.gain_memory_bins
-            decay = 1.0 if memory is None else math.exp(-1.0 / memory)
-            past_TT = torch.where(age_TT >= 0, decay ** age_TT.clamp_min(0).float(), 0.0)
-            offset_BTC = self.observation.slow_offset(
-                past_TT @ target_BTC, past_TT.sum(dim=1), units.mean_BC, F.softplus(self.gain_strength.float())
-            )
+            if observed_BTC is None:
+                sums_BTC, weights = sum_so_far(target_BTC, memory)
+            else:
+                sums_BTC = sum_of_others(target_BTC * observed_BTC, memory)
+                weights = sum_of_others(observed_BTC.float(), memory)
+            strength = F.softplus(self.gain_strength.float())
+            offset_BTC = self.observation.slow_offset(sums_BTC, weights, units.mean_BC, strength)
             return units.gain_BC.float().unsqueeze(1) * offset_BTC
 
-    def decode(self, latent_BTL: Tensor, units: UnitRows, slow_BTC: Tensor | float = 0.0) -> Tensor:
-        """Parameter of the observation model for each bin and unit (log rate, or z-scored mean), float32."""
+    def own_past(self, signal_BTC: Tensor, units: UnitRows, slow_BTC: Tensor | None = None) -> Tensor:
+        """What each unit's own past adds to the decoder's output at a bin, that bin excluded, (B, T, C).
+
+        The slow gain (`slow_BTC`: `slow_level`, if it is there already) and the spike history.
+        """
+        slow_BTC = self.slow_level(signal_BTC, units) if slow_BTC is None else slow_BTC
+        own_BTC = before(slow_BTC)
+        if self.history_rows is None:
+            return own_BTC
+        with torch.autocast(signal_BTC.device.type, enabled=False):
+            return own_BTC + filtered_past(self.past(signal_BTC, units), units.history_BCK.float())
+
+    def past(self, signal_BTC: Tensor, units: UnitRows) -> Tensor:
+        """The signal as the history filters read it: capped, and zero on average."""
+        return self.observation.past(signal_BTC, units.mean_BC, units.sd_BC, self.config.history_cap)
+
+    def decode(self, latent_BTL: Tensor, units: UnitRows, own_BTC: Tensor | float = 0.0) -> Tensor:
+        """Parameter of the observation model for each bin and unit (log rate, or z-scored mean), float32.
+
+        `own_BTC`: what the units' own past adds (`own_past`); without it the decoder gives the rate at an average past.
+        """
+        if self.decoder is not None:
+            latent_BTL = self.decoder(latent_BTL)
         driven_BTC = read_out(latent_BTL, units.read_out_BCL)
-        return driven_BTC.float() + units.bias_BC.float().unsqueeze(1) + slow_BTC
+        return driven_BTC.float() + units.bias_BC.float().unsqueeze(1) + own_BTC
 
     def mean(self, decoded_BTC: Tensor, units: UnitRows) -> Tensor:
         """Mean of the observation in the recording's own unit (counts per bin, or the signal's unit)."""
@@ -163,15 +174,15 @@ class Autoencoder(nn.Module):
         """Training loss summed over valid bins, their number, and the parts of the loss (also sums)."""
         units = self.units(batch.unit_rows_BC)
         keep_BTC, hidden_BTC = self._hide(batch.signal_BTC)
-        latent_BTL = self.encode(batch.signal_BTC, units, batch.session_B, keep_BTC)
+        posterior = self.posterior(batch.signal_BTC, units, batch.session_B, keep_BTC, batch.bin_mask_BT)
+        latent_BTL = posterior.draw() if self.training else posterior.mean_BTL
         read_BTL = F.dropout(latent_BTL, self.config.latent_dropout, self.training)
-        slow_BTC = self.slow_level(batch.signal_BTC, units)
         target_BTC = self.observation.target(batch.signal_BTC, units.mean_BC, units.sd_BC)
         scored_BT = batch.bin_mask_BT & (
             torch.arange(target_BTC.shape[1], device=target_BTC.device) >= self.config.burn_in_bins
         )
-        parts = self._decoding_parts(read_BTL, slow_BTC, target_BTC, scored_BT, hidden_BTC, units)
-        parts |= self._penalties(latent_BTL, batch.bin_mask_BT, units)
+        parts = self._decoding_parts(read_BTL, batch.signal_BTC, target_BTC, scored_BT, hidden_BTC, units)
+        parts |= self._penalties(posterior, batch.bin_mask_BT, units)
         count = scored_BT.sum()
         return torch.stack(list(parts.values())).sum(), count, {name: part.detach() for name, part in parts.items()}
 
@@ -188,54 +199,67 @@ class Autoencoder(nn.Module):
     def _decoding_parts(
         self,
         latent_BTL: Tensor,
-        slow_BTC: Tensor,
+        signal_BTC: Tensor,
         target_BTC: Tensor,
         scored_BT: Tensor,
         hidden_BTC: Tensor | None,
         units: UnitRows,
     ) -> dict[str, Tensor]:
         scale_B = self.observation.loss_scale(units.mean_BC, units.mask_BC)
+        shape_BC = units.shape_BC.float()
 
-        def summed(decoded_BTC: Tensor, wanted_BTC: Tensor, mask_BT: Tensor, weight_BTC: Tensor) -> Tensor:
-            with torch.autocast(decoded_BTC.device.type, enabled=False):
-                loss_BTC = self.observation.loss(decoded_BTC, wanted_BTC, units.log_sd_BC.float())
-                loss_BT = (loss_BTC * weight_BTC).sum(dim=-1) / scale_B[:, None]
-                return (loss_BT * mask_BT).sum()
+        def summed(loss_BTC: Tensor, mask_BT: Tensor, weight_BTC: Tensor) -> Tensor:
+            loss_BT = (loss_BTC * weight_BTC).sum(dim=-1) / scale_B[:, None]
+            return (loss_BT * mask_BT).sum()
 
         unit_weight_B1C = units.mask_BC.unsqueeze(1).float()
         weight_BTC = unit_weight_B1C
         if hidden_BTC is not None:
             hidden_share = 1 - (1 - self.config.unit_dropout) * (1 - self.config.bin_dropout)
             weight_BTC = weight_BTC * hidden_BTC / hidden_share
-        before_BTC = F.pad(slow_BTC, (0, 0, 1, 0))[:, :-1]  # the present bin may not explain itself
-        present = self.decode(latent_BTL, units, before_BTC)
-        parts = {"present": self.config.present_weight * summed(present, target_BTC, scored_BT, weight_BTC)}
+        slow_BTC = self.slow_level(signal_BTC, units)
+        # the present bin may not explain itself
+        decoded_BTC = self.decode(latent_BTL, units, self.own_past(signal_BTC, units, slow_BTC))
+        with torch.autocast(target_BTC.device.type, enabled=False):
+            loss_BTC = self.observation.loss(decoded_BTC, target_BTC, shape_BC)
+            parts = {"present": self.config.present_weight * summed(loss_BTC, scored_BT, weight_BTC)}
         for index, (bins, weight) in enumerate(self.config.future_weights.items()):
             decoded_BTC = self.decode(latent_BTL @ self.future_maps[index], units, slow_BTC)
-            with torch.autocast(target_BTC.device.type, enabled=False):
-                wanted_BTC = mean_of_next(target_BTC, bins)
             mask_BT = known_next(scored_BT, bins)
-            parts[f"future_{bins}"] = weight * summed(decoded_BTC, wanted_BTC, mask_BT, unit_weight_B1C)
+            with torch.autocast(target_BTC.device.type, enabled=False):
+                loss_BTC = self.observation.future_loss(decoded_BTC, mean_of_next(target_BTC, bins), shape_BC)
+                parts[f"future_{bins}"] = weight * summed(loss_BTC, mask_BT, unit_weight_B1C)
         return parts
 
-    def _penalties(self, latent_BTL: Tensor, bin_mask_BT: Tensor, units: UnitRows) -> dict[str, Tensor]:
+    def _penalties(self, posterior: Posterior, bin_mask_BT: Tensor, units: UnitRows) -> dict[str, Tensor]:
         config, parts = self.config, {}
-        mask_BT1 = bin_mask_BT.unsqueeze(-1)
         if config.latent_l2:
-            parts["latent_l2"] = config.latent_l2 * (latent_BTL.square() * mask_BT1).mean(dim=-1).sum()
+            parts["latent_l2"] = config.latent_l2 * mean_square(posterior.mean_BTL, bin_mask_BT)
         if config.latent_smoothness:
-            lags = range(1, min(6, latent_BTL.shape[1]))
-            squared = [
-                ((latent_BTL[:, lag:] - latent_BTL[:, :-lag]).square() * mask_BT1[:, lag:]).mean(dim=-1).sum()
-                / (1 + lag)
-                for lag in lags
-            ]
-            parts["latent_smoothness"] = config.latent_smoothness * torch.stack(squared).sum()
+            parts["latent_smoothness"] = config.latent_smoothness * roughness(posterior.mean_BTL, bin_mask_BT)
+        if config.variational:
+            divergence_BT = posterior.divergence().clamp(min=config.kl_clamp).sum(dim=-1)
+            parts["divergence"] = config.kl_weight * (divergence_BT * bin_mask_BT).sum()
         if config.row_penalty:
             share = units.mask_BC.float().unsqueeze(-1) / units.mask_BC.sum()
             rows = (units.read_in_BCD.square() * share).sum() + (units.read_out_BCL.square() * share).sum()
             parts["rows"] = config.row_penalty * rows * bin_mask_BT.sum()
         return parts
+
+    @torch.no_grad()
+    def read_out_metric(self) -> Tensor:
+        """What a small change x of the latents matters to the read-outs as x' M x, (L, L).
+
+        The Fisher information of linear decoders of the present and the futures, by their weights in the loss, for
+        log rates with each unit's train rate (Poisson) and for z-scored means (Gaussian), averaged over units.
+        """
+        rows_CL = self.read_out_rows.weight[1:].double()
+        weight_C = self.observation.information(self.unit_mean[1:].double())
+        present_LL = rows_CL.T @ (rows_CL * weight_C[:, None]) / weight_C.sum()
+        metric_LL = self.config.present_weight * present_LL
+        for map_LL, weight in zip(self.future_maps.double(), self.config.future_weights.values(), strict=True):
+            metric_LL = metric_LL + weight * map_LL @ present_LL @ map_LL.T
+        return metric_LL
 
     def append(self, unit_mean: Tensor, unit_sd: Tensor, sessions: int) -> None:
         """Add rows for new units (their train mean and sd) and new sessions; old rows stay as they are.
@@ -250,24 +274,8 @@ class Autoencoder(nn.Module):
             self.read_in_rows.append(like(self.read_in_rows, len(unit_mean)))
             self.read_out_rows.append(like(self.read_out_rows, len(unit_mean)))
             self.unit_offsets.append(self.initial_offsets(unit_mean))
+            if self.history_rows is not None:
+                self.history_rows.append(torch.zeros(len(unit_mean), self.config.history_bins))
             self.session_bias.append(self.session_bias.weight[1:].mean(dim=0).expand(sessions, -1))
             self.unit_mean = torch.cat((self.unit_mean, unit_mean.to(self.unit_mean)))
             self.unit_sd = torch.cat((self.unit_sd, unit_sd.to(self.unit_sd)))
-
-
-def mean_of_next(signal_BTC: Tensor, bins: int) -> Tensor:
-    """Mean of the `bins` bins after each bin; zeros are read past the end (see `known_next`)."""
-    # a banded matrix product: a cumulative sum along a middle dimension is several times slower
-    ahead_TT = -_age(signal_BTC.shape[1], signal_BTC.device)
-    return ((ahead_TT >= 1) & (ahead_TT <= bins)).float() @ signal_BTC / bins
-
-
-def _age(bins: int, device: torch.device) -> Tensor:
-    """How many bins before bin t (row) bin s (column) lies, (T, T)."""
-    bin_T = torch.arange(bins, device=device)
-    return bin_T[:, None] - bin_T
-
-
-def known_next(mask_BT: Tensor, bins: int) -> Tensor:
-    """True where a bin and the `bins` bins after it all lie inside the window."""
-    return mask_BT & F.pad(mask_BT, (0, bins))[:, bins:]

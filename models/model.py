@@ -4,8 +4,9 @@ B batch, T context bins, H horizon bins, S samples, C units, L latent channels.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.manifest import SessionEntry
-from neurochorus.data_shards.recording import as_counts, as_signal
 from neurochorus.data_shards.registry import UnitRegistry
-from neurochorus.data_shards.settings import settings
-from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig, UnitRows
-from neurochorus.models.dynamics import CausalDynamics, DynamicsConfig, LatentSequence
+from neurochorus.data_shards.settings import parse_settings, settings
+from neurochorus.models.autoencoder import Autoencoder, AutoencoderConfig
+from neurochorus.models.context import context_batch, with_covariates_ahead
+from neurochorus.models.dynamics import DynamicsConfig, LatentSequence, build_dynamics
 from neurochorus.models.heads import HeadName, HeadsConfig
+from neurochorus.models.imputation import Imputation, ImputationSettings, impute
+from neurochorus.models.observing import observe, observe_each
 from neurochorus.models.rollout import Rollout, row_generators
 from neurochorus.models.whitening import Whitening
 
@@ -80,8 +83,9 @@ class NeuralModel(nn.Module):
         )
         latents = config.autoencoder.latents
         self.whitening = Whitening(latents)
-        self.dynamics = CausalDynamics(
-            config.dynamics, config.head, config.heads, latents, len(registry.sessions), len(registry.subjects)
+        sessions, subjects = len(registry.sessions), len(registry.subjects)
+        self.dynamics = build_dynamics(
+            config.dynamics, config.head, config.heads, latents, sessions, subjects, config.dynamics.covariate_columns
         )
 
     @property
@@ -100,54 +104,48 @@ class NeuralModel(nn.Module):
         self.autoencoder.append(statistics.mean, statistics.sd, len(entries))
         self.dynamics.append(len(entries), len(self.registry.subjects) - len(before.subjects))
 
-    def context(self, session_id: str, signal_BTC: np.ndarray, unit_ids: Sequence[str] | None = None) -> Batch:
+    def context(
+        self,
+        session_id: str,
+        signal_BTC: np.ndarray,
+        unit_ids: Sequence[str] | None = None,
+        covariates: Mapping[str, np.ndarray] | None = None,
+    ) -> Batch:
         """A batch of one session from an array of counts (or samples of the continuous signal).
 
         `unit_ids` names the columns; without it they must be all units in the order the model was trained on.
-        Raises ValueError for an unknown session or unit, another number of columns, and values that are no counts
-        (or, for a continuous signal, not finite).
+        `covariates`: name -> array (B, bins, d), NaN where missing; those not given are missing. They may have more
+        bins than the signal: a rollout reads them over its horizon.
+        Raises ValueError for an unknown session, unit or covariate, another number of columns, and values that are no
+        counts (or, for a continuous signal, not finite).
         """
-        session = self.registry.session(session_id)
-        ids = list(session.unit_ids) if unit_ids is None else list(unit_ids)
-        values = np.asarray(signal_BTC)
-        if values.ndim != 3 or values.shape[2] != len(ids) or not len(values):
-            raise ValueError(
-                f"session {session_id!r}: expected an array (batch, bins, {len(ids)} units), found {values.shape}"
-            )
-        convert = as_counts if self.modality == "spikes" else as_signal
-        signal = torch.from_numpy(convert(values, f"session {session_id!r}: the context"))
-        unknown = [unit for unit in ids if unit not in session.row_of]
-        if unknown or len(set(ids)) != len(ids):
-            raise ValueError(
-                f"session {session_id!r}: {len(unknown)} of {len(ids)} unit ids are not in the model "
-                f"({', '.join(unknown[:4]) or 'some are named twice'}): give each of the recording's ids once"
-            )
-        batch, bins = signal.shape[:2]
-        return Batch(
-            signal_BTC=signal,
-            unit_rows_BC=torch.tensor([[session.row_of[unit] for unit in ids]]),
-            bin_mask_BT=torch.ones(batch, bins, dtype=torch.bool),
-            session_B=torch.full((batch,), self.registry.session_index(session_id)),
-            subject_B=torch.full((batch,), self.registry.subject_index(session.subject_id)),
-            covariates_BTK=torch.zeros(batch, bins, 0),
-            covariate_mask_BTK=torch.zeros(batch, bins, 0, dtype=torch.bool),
-            sample_ids=[f"{session_id}-{row:06d}" for row in range(batch)],
-        )
+        columns = self.config.dynamics.covariate_columns
+        return context_batch(self.registry, columns, session_id, signal_BTC, unit_ids, covariates)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        """Whitened latents (B, T, L) of a batch; bin t depends on bins up to t only."""
+        """Whitened latents (B, T, L) of a batch; bin t depends on bins up to t only, if the encoder is causal."""
         units = self.autoencoder.units(batch.unit_rows_BC)
-        return self.whitening(self.autoencoder.encode(batch.signal_BTC, units, batch.session_B))
+        latent_BTL = self.autoencoder.encode(batch.signal_BTC, units, batch.session_B, mask_BT=batch.bin_mask_BT)
+        return self.whitening(latent_BTL)
+
+    @torch.no_grad()
+    def draw_latents(self, batch: Batch, draws: int) -> Tensor:
+        """Whitened draws (M, B, T, L) from the posterior of a variational encoder, with PyTorch's global generator."""
+        units = self.autoencoder.units(batch.unit_rows_BC)
+        posterior = self.autoencoder.posterior(batch.signal_BTC, units, batch.session_B, mask_BT=batch.bin_mask_BT)
+        return self.whitening(torch.stack([posterior.draw() for _ in range(draws)]))
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> Tensor:
-        """Mean of the observation at each bin given the bins up to it, itself included, (B, T, C)."""
+        """Mean of the observation at each bin given the bins up to it, itself included, (B, T, C).
+
+        An encoder that is not causal also reads the bins after it.
+        """
         units = self.autoencoder.units(batch.unit_rows_BC)
-        latent_BTL = self.autoencoder.encode(batch.signal_BTC, units, batch.session_B)
-        slow_BTC = self.autoencoder.slow_level(batch.signal_BTC, units)
-        before_BTC = nn.functional.pad(slow_BTC, (0, 0, 1, 0))[:, :-1]
-        return self.autoencoder.mean(self.autoencoder.decode(latent_BTL, units, before_BTC), units)
+        latent_BTL = self.autoencoder.encode(batch.signal_BTC, units, batch.session_B, mask_BT=batch.bin_mask_BT)
+        own_BTC = self.autoencoder.own_past(batch.signal_BTC, units)
+        return self.autoencoder.mean(self.autoencoder.decode(latent_BTL, units, own_BTC), units)
 
     @torch.no_grad()
     def rollout(
@@ -158,17 +156,24 @@ class NeuralModel(nn.Module):
         seed: int = 0,
         temperature: float = 1.0,
         head: str | None = None,
+        covariates: Mapping[str, np.ndarray] | None = None,
+        guidance: float = 1.0,
     ) -> Rollout:
         """Free-running continuation of a batch: latents (S, B, H, L), rates and counts (S, B, H, C).
 
-        A context without bins generates from nothing. The slow per-unit gain is held at its value at the end
-        of the context. A sample depends on (seed, sample id, sample number) only, not on the batch around it.
+        A context without bins generates from nothing, or from covariates alone. The slow per-unit gain is held at its
+        value at the end of the context. A sample depends on (seed, sample id, sample number) only, not on the batch
+        around it. `covariates`: name -> array (B, bins, d) over the horizon, NaN where missing, in the place of what
+        `context` holds beyond its signal; missing from where they end. `guidance`: 1 is the model; above 1 samples
+        follow covariates (session and subject, if the model reads none) more than the model learned to.
         """
         generators = row_generators(seed, context.sample_ids, samples)
-        latents = self._simulate(context, horizon, samples, generators, temperature, head)
+        latents = self._simulate(context, horizon, samples, generators, temperature, head, covariates, guidance)
         units = self.autoencoder.units(context.unit_rows_BC)
-        rates = torch.stack(list(self._rates(latents, context, units)))
-        return Rollout(latents, rates, self._observe(rates, units, generators))
+        raw = torch.stack([self.whitening.undo(latent_BHL) for latent_BHL in latents])
+        rates, counts = observe(self.autoencoder, raw, units, context.signal_BTC, generators)
+        assert counts is not None
+        return Rollout(latents, rates, counts)
 
     @torch.no_grad()
     def forecast(
@@ -179,15 +184,36 @@ class NeuralModel(nn.Module):
         seed: int = 0,
         temperature: float = 1.0,
         head: str | None = None,
+        covariates: Mapping[str, np.ndarray] | None = None,
+        guidance: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Mean rate over the samples of `rollout`, (B, H, C), and its latents (S, B, H, L), in little memory."""
         generators = row_generators(seed, context.sample_ids, samples)
-        latents = self._simulate(context, horizon, samples, generators, temperature, head)
+        latents = self._simulate(context, horizon, samples, generators, temperature, head, covariates, guidance)
         units = self.autoencoder.units(context.unit_rows_BC)
         total: Tensor | float = 0.0
-        for rates in self._rates(latents, context, units):
+        raw = torch.stack([self.whitening.undo(latent_BHL) for latent_BHL in latents])
+        for rates in observe_each(self.autoencoder, raw, units, context.signal_BTC, generators):
             total = total + rates
         return torch.as_tensor(total) / samples, latents
+
+    def impute(
+        self, batch: Batch, observed_BTC: Tensor, samples: int = 32, seed: int = 0, **settings: Any
+    ) -> Imputation:
+        """Fill in what `observed_BTC` (bool) says was not observed: units, bins, or single entries; see `impute`.
+
+        `settings`: those of `ImputationSettings`, by name.
+        """
+        made = parse_settings(ImputationSettings, settings, "imputation")
+        return impute(self.autoencoder, self.whitening, self.dynamics, batch, observed_BTC, samples, seed, made)
+
+    def refuse_seen_future(self) -> None:
+        """Raise ValueError when the latents of a context would know the bins after it."""
+        if not self.config.autoencoder.causal:
+            raise ValueError(
+                "this model was trained with autoencoder.causal: false, so its latents know their future: it generates "
+                "from a context without bins and reconstructs, but cannot forecast; train one with causal: true"
+            )
 
     def _simulate(
         self,
@@ -197,34 +223,21 @@ class NeuralModel(nn.Module):
         generators: Sequence[torch.Generator],
         temperature: float,
         head: str | None,
+        covariates: Mapping[str, np.ndarray] | None,
+        guidance: float,
     ) -> Tensor:
         if not bool(context.bin_mask_BT.all()):
             raise ValueError("the context has padded bins: put samples of equal length into a batch")
         if horizon < 1 or samples < 1:
             raise ValueError(f"horizon and samples must be at least 1, found {horizon} and {samples}")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature is {temperature}; expected 0 or a positive number")
-        return self.dynamics.simulate(
-            LatentSequence.of(self.encode(context), context), horizon, samples, generators, temperature, head
-        ).transpose(0, 1)
-
-    def _rates(self, latents_SBHL: Tensor, context: Batch, units: UnitRows) -> Iterator[Tensor]:
-        slow_B1C: Tensor | float = 0.0
+        for name, value in (("temperature", temperature), ("guidance", guidance)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; expected 0 or a positive number")
         if context.signal_BTC.shape[1]:
-            slow_B1C = self.autoencoder.slow_level(context.signal_BTC, units)[:, -1:]
-        for latent_BHL in latents_SBHL:
-            decoded_BHC = self.autoencoder.decode(self.whitening.undo(latent_BHL), units, slow_B1C)
-            yield self.autoencoder.mean(decoded_BHC, units)
-
-    def _observe(self, rates_SBHC: Tensor, units: UnitRows, generators: Sequence[torch.Generator]) -> Tensor:
-        samples, batch = rates_SBHC.shape[:2]
-        rates, counts = rates_SBHC.cpu(), torch.empty_like(rates_SBHC, device="cpu")
-        log_sd_BC, sd_BC = units.log_sd_BC.cpu().expand(batch, -1), units.sd_BC.cpu().expand(batch, -1)
-        for row in range(batch):
-            one = slice(row, row + 1)
-            for sample in range(samples):
-                generator = generators[row * samples + sample]
-                counts[sample, one] = self.autoencoder.observation.sample(
-                    rates[sample, one], log_sd_BC[one], sd_BC[one], generator
-                )
-        return counts.to(rates_SBHC.device)
+            self.refuse_seen_future()
+        if covariates is not None:
+            context = with_covariates_ahead(context, self.config.dynamics.covariate_columns, covariates, horizon)
+        sequence = LatentSequence.of(self.encode(context), context)
+        return self.dynamics.simulate(sequence, horizon, samples, generators, temperature, head, guidance).transpose(
+            0, 1
+        )

@@ -3,7 +3,10 @@
 A session's read-in matrix is its rows. Since every batch gathers from the same parameter, all ranks
 touch the same parameters in the same order whatever sessions they hold; one module a session trains
 silently wrong under ZeRO-1, 2 and 3 (design.md 4).
+B batch, T bins, C units, D width, L latent channels, K history bins.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +38,24 @@ class Table(nn.Module):
     def append(self, new_rows: Tensor) -> None:
         """Add rows below the present ones; must happen before the optimizer and DeepSpeed see the table."""
         self.weight = nn.Parameter(torch.cat((self.weight, new_rows.to(self.weight))))
+
+
+@dataclass
+class UnitRows:
+    """What belongs to the units of a batch; the batch dimension is 1 when all samples share a session."""
+
+    read_in_BCD: Tensor
+    read_out_BCL: Tensor
+    bias_BC: Tensor
+    gain_BC: Tensor
+    shape_BC: Tensor
+    "shape of the observation around its mean: log dispersion (negative binomial), log sd (Gaussian)"
+    history_BCK: Tensor
+    "weights of the unit's own last bins, the newest first; K is 0 without spike history"
+    mean_BC: Tensor
+    "mean per bin on the train split"
+    sd_BC: Tensor
+    mask_BC: Tensor
 
 
 def read_in(signal_BTC: Tensor, rows_BCD: Tensor) -> Tensor:

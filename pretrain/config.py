@@ -158,6 +158,9 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     autoencoder: StageSection
     dynamics: StageSection
+    joint: StageSection | None = None
+    """A third stage that goes on with the trained dynamics under a score of whole stretches of a rollout
+    (model.dynamics.joint); null: none."""
     train: TrainSection = field(default_factory=TrainSection)
     zero: ZeroSection = field(default_factory=ZeroSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
@@ -173,6 +176,14 @@ class RunConfig:
             found.append(
                 f"data.window_bins: {window} leaves no bin to score after model.autoencoder.burn_in_bins {burn_in}"
             )
-        if self.dynamics.init is not None:
-            found.append("dynamics.init: only fine-tuning can take dynamics over; remove it")
+        if self.dynamics.init is not None and self.dynamics.init != self.autoencoder.init:
+            found.append(
+                "dynamics.init: dynamics are taken over with their autoencoder; set autoencoder.init to the same"
+            )
+        if self.joint is not None and self.model.dynamics.order != "causal":
+            found.append(
+                f"joint: dynamics of order {self.model.dynamics.order} have no rollout to unroll; set it to null"
+            )
+        if self.joint is not None and self.joint.init is not None:
+            found.append("joint.init: start from a model with autoencoder.init and dynamics.init")
         return found

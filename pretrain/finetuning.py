@@ -24,15 +24,16 @@ from neurochorus.pretrain.config import (
     WandbSection,
     ZeroSection,
 )
+from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.pretraining import (
     BASIS,
-    STAGES,
     Trainer,
     TrainingData,
     resume_path,
     run_fingerprint,
+    stages_of,
     weights_hash,
 )
 from neurochorus.pretrain.run_directory import RunDirectory
@@ -73,7 +74,7 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
     freeze_all_but_new_rows(model, old_state)
     directory = RunDirectory(Path(config.run.dir))
     resume_path(run)
-    fingerprints = {stage: run_fingerprint(run, data, stage) for stage in STAGES if getattr(run, stage).init is None}
+    fingerprints = {stage: run_fingerprint(run, data, stage) for stage in stages_of(run)}
     if "autoencoder" in fingerprints:
         fingerprints["autoencoder"][BASIS] = weights_hash(model)
     directory.prepare(run, ranks, deepspeed_settings(run, ranks.world), fingerprints)
@@ -83,6 +84,7 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
     trainer = Trainer(run, data, ranks, directory, stop, watch)
     code = 1
     try:
+        trainer.say_who_lacks_covariates()
         with stop.signals():
             for stage, section in ((autoencoder_stage, run.autoencoder), (dynamics_stage, run.dynamics)):
                 trained = stage(model, run.train.precision)
@@ -122,7 +124,10 @@ def fitted_elsewhere(model: NeuralModel, path: Path, part: str) -> dict[str, Ten
 
 
 def refuse_other_recordings(model: NeuralModel, data: TrainingData) -> None:
-    """Raise ValueError when the new sessions are of another modality or bin width than the model's."""
+    """Raise ValueError when the new sessions differ from the model's in modality, bin width or columns of a covariate.
+
+    They may lack a covariate: it is then missing to the model, whose covariates keep the scale they were trained on.
+    """
     first = model.registry.sessions[0]
     for entry in data.entries:
         if (entry.modality, entry.bin_s) != (first.modality, first.bin_s):
@@ -131,6 +136,7 @@ def refuse_other_recordings(model: NeuralModel, data: TrainingData) -> None:
                 f"on {first.modality} in bins of {first.bin_s:g} s: write the data set with that bin_s, or use "
                 "another model"
             )
+    refuse_other_widths(data.entries, model.config.dynamics.covariate_columns)
 
 
 def freeze_all_but_new_rows(model: NeuralModel, old_state: dict[str, Tensor]) -> None:

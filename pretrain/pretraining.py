@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,20 @@ from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
 from neurochorus.data_shards.settings import settings_to_dict
 from neurochorus.models import NeuralModel, UnitStatistics, load, read_training, save
+from neurochorus.models.observations import observation_for
 from neurochorus.pretrain.checkpoint import complete_checkpoints
 from neurochorus.pretrain.config import RunConfig, StageSection
+from neurochorus.pretrain.covariates import CovariateStatistics, sessions_without, with_widths
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.loop import StageRun, train_stage
 from neurochorus.pretrain.run_directory import RunDirectory
-from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage, fit_whitening
+from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage, fit_whitening, joint_stage
 from neurochorus.pretrain.stopping import StopRequest
+from neurochorus.pretrain.taking_over import adopt_autoencoder, take_autoencoder, take_dynamics
 from neurochorus.pretrain.watch import Watch
 
-STAGES = ("autoencoder", "dynamics")
+STAGES = ("autoencoder", "dynamics", "joint")
 BASIS = "weights it stands on"
 
 
@@ -96,12 +99,10 @@ class Trainer:
         )
         return train_stage(stage, run)
 
-    def share_of_train_split(self, registry: UnitRegistry) -> Iterator[Batch]:
-        """Every train sample once over all ranks; each rank gets every world-th batch."""
-        batches = evaluation_batches(
-            self.data.corpus, registry, "train", self.data.session_ids, window_bins=self.config.data.window_bins
-        )
-        return (batch for number, batch in enumerate(batches) if number % self.ranks.world == self.ranks.rank)
+    def say_who_lacks_covariates(self) -> None:
+        for name, sessions in sessions_without(self.data.entries, self.config.model.dynamics.covariates).items():
+            listed = ", ".join(sessions[:5]) + (f", ... ({len(sessions)} in all)" if len(sessions) > 5 else "")
+            self.watch.say(f"covariate {name!r}: missing to the model in {listed}")
 
     def facts(self, model: NeuralModel, **more: Any) -> dict[str, Any]:
         """What an export says of its training."""
@@ -114,6 +115,7 @@ class Trainer:
             "head": model.config.head,
             "autoencoder": settings_to_dict(config.autoencoder),
             "dynamics": settings_to_dict(config.dynamics),
+            "joint": None if config.joint is None else settings_to_dict(config.joint),
             "train": settings_to_dict(config.train),
             "zero_stage": config.zero.stage,
             "ranks": self.ranks.world,
@@ -132,9 +134,34 @@ class Trainer:
             world=self.ranks.world,
             samples_seen=samples_seen,
             window_bins=self.config.data.window_bins,
+            covariates=self.config.model.dynamics.covariate_columns,
             workers=self.config.data.workers,
             prefetch=self.config.data.prefetch,
         )
+
+
+def share_of_train_split(
+    config: RunConfig, data: TrainingData, registry: UnitRegistry, ranks: Ranks
+) -> Iterator[Batch]:
+    """Every train sample once over all ranks; each rank gets every world-th batch."""
+    batches = evaluation_batches(
+        data.corpus,
+        registry,
+        "train",
+        data.session_ids,
+        window_bins=config.data.window_bins,
+        covariates=config.model.dynamics.covariate_columns,
+    )
+    return (batch for number, batch in enumerate(batches) if number % ranks.world == ranks.rank)
+
+
+def covariate_statistics(config: RunConfig, data: TrainingData, ranks: Ranks) -> CovariateStatistics | None:
+    """Of the covariates that the dynamics read; None where they read none."""
+    widths = config.model.dynamics.covariate_columns
+    if not widths:
+        return None
+    registry = UnitRegistry.from_sessions(data.entries)
+    return CovariateStatistics.of(share_of_train_split(config, data, registry, ranks), widths, ranks)
 
 
 def refuse_long_forecast(config: RunConfig, data: TrainingData) -> None:
@@ -180,7 +207,7 @@ def resume_path(config: RunConfig, stage: str | None = None) -> Path | None:
     if path.parent.name not in STAGES or path not in complete_checkpoints(path.parent):
         raise ValueError(
             f"run.resume {config.run.resume!r}: expected auto, never or the path of a complete checkpoint, such as "
-            f"{config.run.dir}/checkpoints/{STAGES[-1]}/step_{getattr(config, STAGES[-1]).steps:08d}"
+            f"{config.run.dir}/checkpoints/dynamics/step_{config.dynamics.steps:08d}"
         )
     return path if stage in (None, path.parent.name) else None
 
@@ -193,12 +220,16 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     """
     data = TrainingData.open(config)
     refuse_long_forecast(config, data)
+    config = replace(config, model=with_widths(config.model, data.entries))
     directory = RunDirectory(Path(config.run.dir))
     # what may be refused is refused before the directory is written
-    adopted = None if config.autoencoder.init is None else _adopt_autoencoder(config, data)
+    settings = config.model.autoencoder
+    observation_for(settings.observation, data.entries[0].modality, settings.rate)
+    adopted = None if config.autoencoder.init is None else adopt_autoencoder(config, data.entries)
     fingerprints = _stages_to_come(config, data, directory)
-    if adopted is not None:
+    if adopted is not None and "dynamics" in fingerprints:
         fingerprints["dynamics"][BASIS] = weights_hash(adopted.autoencoder, adopted.whitening)
+    statistics = covariate_statistics(config, data, ranks)
     directory.prepare(config, ranks, deepspeed_settings(config, ranks.world), fingerprints)
     ranks.barrier()
     watch = Watch(config, directory.path, ranks.first)
@@ -208,11 +239,17 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     try:
         if adopted is not None:
             watch.say(f"autoencoder: taken from {config.autoencoder.init}")
+        trainer.say_who_lacks_covariates()
         with stop.signals():
             model = _first_stage(trainer) if adopted is None else adopted
-            stage = dynamics_stage(model, config.train.precision)
-            weights = trainer.train(stage, config.dynamics, model.registry, (model.autoencoder, model.whitening))
-            model.dynamics.load_state_dict(weights)
+            if statistics is not None:
+                model.dynamics.set_covariate_statistics(statistics.mean_K, statistics.sd_K)
+            _second_stage(trainer, model)
+            if config.joint is not None:
+                weights = trainer.train(
+                    joint_stage(model, config.train.precision), config.joint, model.registry, (model,)
+                )
+                model.dynamics.load_state_dict({name.removeprefix("dynamics."): w for name, w in weights.items()})
         if ranks.first:
             save(model.cpu(), directory.export, trainer.facts(model))
         ranks.barrier()
@@ -224,19 +261,37 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
 
 def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirectory) -> dict[str, dict[str, str]]:
     """Fingerprints of the stages that are still to be trained. Raises ValueError where run.dir or run.resume misfit."""
-    fingerprints = {stage: run_fingerprint(config, data, stage) for stage in STAGES}
+    fingerprints = {stage: run_fingerprint(config, data, stage) for stage in stages_of(config)}
     finished = config.autoencoder.init
     if finished is None and _finished_earlier(directory.autoencoder, fingerprints["autoencoder"]):
         finished = str(directory.autoencoder)
     if finished is not None:
-        del fingerprints["autoencoder"]
+        fingerprints.pop("autoencoder", None)
     asked = resume_path(config)
     if asked is not None and asked.parent.name not in fingerprints:
         raise ValueError(
-            f"run.resume {asked}: the autoencoder of this run is finished ({finished}): give another run.dir, or a "
-            "checkpoint of the dynamics"
+            f"run.resume {asked}: {asked.parent.name} is not trained in this run, or finished ({finished}): "
+            f"give another run.dir, or a checkpoint of {' or '.join(fingerprints)}"
         )
     return fingerprints
+
+
+def stages_of(config: RunConfig) -> list[str]:
+    """The stages that a run trains, in order: those that it does not take from another model."""
+    sections = {stage: getattr(config, stage) for stage in STAGES}
+    return [stage for stage, section in sections.items() if section is not None and section.init is None]
+
+
+def _second_stage(trainer: Trainer, model: NeuralModel) -> None:
+    """Give `model` trained dynamics: from this run, or from another model with the same settings."""
+    config = trainer.config
+    if config.dynamics.init is not None:
+        trainer.watch.say(f"dynamics: taken from {config.dynamics.init}")
+        take_dynamics(model, config.dynamics.init)
+        return
+    stage = dynamics_stage(model, config.train.precision)
+    weights = trainer.train(stage, config.dynamics, model.registry, (model.autoencoder, model.whitening))
+    model.dynamics.load_state_dict(weights)
 
 
 def _first_stage(trainer: Trainer) -> NeuralModel:
@@ -248,11 +303,11 @@ def _first_stage(trainer: Trainer) -> NeuralModel:
     expected = run_fingerprint(config, trainer.data, "autoencoder")
     if _finished_earlier(folder, expected):
         trainer.watch.say(f"autoencoder: taken from {folder}, finished earlier")
-        _take_autoencoder(model, load(folder))
+        take_autoencoder(model, load(folder))
         return model
     stage = autoencoder_stage(model, config.train.precision)
     model.autoencoder.load_state_dict(trainer.train(stage, config.autoencoder, model.registry))
-    fit_whitening(model, trainer.share_of_train_split(model.registry), ranks)
+    fit_whitening(model, share_of_train_split(config, trainer.data, model.registry, ranks), ranks)
     model.cpu()
     if ranks.first:
         save(model, folder, trainer.facts(model, fingerprint=expected, note="dynamics not trained yet"))
@@ -272,37 +327,6 @@ def _finished_earlier(folder: Path, expected: dict[str, str]) -> bool:
             "take it over on purpose with autoencoder.init"
         )
     return True
-
-
-def _adopt_autoencoder(config: RunConfig, data: TrainingData) -> NeuralModel:
-    """A model with new dynamics on the autoencoder of another export of the same sessions."""
-    path = config.autoencoder.init
-    assert path is not None
-    torch.manual_seed(seed_number(f"{config.run.seed}/weights"))
-    source = load(path)
-    if source.config.autoencoder != config.model.autoencoder:
-        raise ValueError(
-            f"autoencoder.init {path}: its autoencoder settings differ from model.autoencoder of this run; copy them"
-        )
-    known, wanted = [s.session_id for s in source.registry.sessions], data.session_ids
-    if sorted(known) != sorted(wanted):
-        odd = sorted(set(known) ^ set(wanted))
-        raise ValueError(
-            f"autoencoder.init {path}: its sessions are not those of this run ({', '.join(odd[:5])} differ): "
-            "choose the same with data.sessions, or add sessions with launch/finetune.py"
-        )
-    for entry in data.entries:
-        source.registry.rows(entry)
-    model = NeuralModel(config.model, source.registry)
-    _take_autoencoder(model, source)
-    return model
-
-
-def _take_autoencoder(model: NeuralModel, source: NeuralModel) -> None:
-    """Give `model` the trained autoencoder of `source`, and the whitening that belongs to it."""
-    model.autoencoder.load_state_dict(source.autoencoder.state_dict())
-    model.whitening.load_state_dict(source.whitening.state_dict())
-    model.dynamics.increment_sd.copy_(source.whitening.increment_sd)
 
 
 def _short_hash(values: Any) -> str:

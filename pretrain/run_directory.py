@@ -36,8 +36,9 @@ class RunDirectory:
         return self.path / "checkpoints" / stage
 
     def in_use(self) -> bool:
-        stages = ("autoencoder", "dynamics")
-        return self.autoencoder.exists() or any(complete_checkpoints(self.checkpoints(stage)) for stage in stages)
+        return self.autoencoder.exists() or any(
+            complete_checkpoints(folder) for folder in self.path.glob("checkpoints/*")
+        )
 
     def prepare(
         self, config: RunConfig, ranks: Ranks, deepspeed: dict[str, Any], fingerprints: Mapping[str, dict[str, str]]

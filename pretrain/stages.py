@@ -1,6 +1,7 @@
 """What each stage trains, behind one interface: a module whose forward gives the summed loss of a batch.
 
-Stage 1 (`autoencoder`) trains on signals, stage 2 (`dynamics`) on whitened latents of the frozen stage 1.
+Stage 1 (`autoencoder`) trains on signals, stage 2 (`dynamics`) on whitened latents of the frozen stage 1; `joint`
+goes on with the dynamics under another score.
 The frozen encoder is not part of the trained module, so DeepSpeed neither shards nor steps it.
 """
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
-from neurochorus.models import LatentMoments, LatentSequence, NeuralModel
+from neurochorus.models import CausalDynamics, JointPhase, LatentMoments, LatentSequence, NeuralModel
 
-StageName = Literal["autoencoder", "dynamics"]
+StageName = Literal["autoencoder", "dynamics", "joint"]
 
 
 class Stage(nn.Module):
@@ -53,32 +54,50 @@ def autoencoder_stage(model: NeuralModel, precision: str) -> Stage:
 
 
 def dynamics_stage(model: NeuralModel, precision: str) -> Stage:
-    """A copy of the model's dynamics, to be trained on latents of its frozen autoencoder."""
+    """A copy of the model's dynamics, to be trained on latents of its frozen autoencoder.
+
+    Of a variational one with `posterior_draws` they are draws, those of the past too: a rollout feeds back what it
+    draws, and a step of the latents is then a difference of two draws wherever it is taken.
+    """
+    draws = model.config.autoencoder.posterior_draws
     encoder = copy.deepcopy(model).eval().requires_grad_(False)
 
     def prepare(batch: Batch) -> tuple[LatentSequence]:
         encoder.to(batch.signal_BTC.device)
         device_type = batch.signal_BTC.device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16"):
-            latent_BTL = encoder.encode(batch)
-        return (LatentSequence.of(latent_BTL, batch),)
+            if draws:
+                drawn_MBTL = encoder.draw_latents(batch, draws)
+                return (LatentSequence.of(drawn_MBTL[0], batch, drawn_MBTL),)
+            return (LatentSequence.of(encoder.encode(batch), batch),)
 
     return Stage("dynamics", copy.deepcopy(model.dynamics), prepare, precision)
+
+
+def joint_stage(model: NeuralModel, precision: str) -> Stage:
+    """A copy of the model's trained dynamics, to go on under the joint score of whole stretches of a rollout."""
+    stage = dynamics_stage(model, precision)
+    assert isinstance(stage.trained, CausalDynamics)  # the settings refuse a joint phase of any other
+    return Stage("joint", JointPhase(stage.trained), stage.prepare, precision)
 
 
 @torch.no_grad()
 def fit_whitening(model: NeuralModel, batches: Any, ranks: Any) -> None:
     """Set the model's whitening from latents of `batches`, this rank's share of the train split.
 
+    It whitens what stage 2 predicts: with `posterior_draws` draws of the latents, whose covariance is that of their
+    means and the mean variance around them; else the means.
     Must be called on all ranks; all end with the same statistics.
     """
     model.eval().to(ranks.device)
+    drawn = model.config.autoencoder.posterior_draws > 0
     moments = LatentMoments(model.config.autoencoder.latents)
     for batch in batches:
         batch = batch.to(ranks.device)
         units = model.autoencoder.units(batch.unit_rows_BC)
-        latent_BTL = model.autoencoder.encode(batch.signal_BTC, units, batch.session_B)
-        moments.add(latent_BTL, batch.bin_mask_BT)
+        posterior = model.autoencoder.posterior(batch.signal_BTC, units, batch.session_B, mask_BT=batch.bin_mask_BT)
+        moments.add(posterior.mean_BTL, batch.bin_mask_BT, posterior.variance() if drawn else None)
     moments.all_reduce(ranks.device)
-    moments.write_into(model.whitening)
+    by_read_out = model.config.autoencoder.latent_scale == "read_out"
+    moments.write_into(model.whitening, model.autoencoder.read_out_metric() if by_read_out else None)
     model.dynamics.increment_sd.copy_(model.whitening.increment_sd)

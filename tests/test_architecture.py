@@ -95,7 +95,11 @@ def test_the_packages_of_the_wheel_are_the_folders() -> None:
             assert f'"{name}"' in text, f"pyproject.toml does not list {name}"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "launch" / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+CONFIGS = ROOT / "launch" / "configs"
+RUNS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("presets/*.yaml"), *CONFIGS.glob("*/base.yaml")])
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
 def test_every_configuration_builds(file: Path) -> None:
     assert read_settings(RunConfig, file).run.dir
 

@@ -7,6 +7,9 @@ with C of unit-norm rows sorted by their first column, b = log 0.3, x z-scored p
 Letters: B trajectories, T bins, C units, 3 latents.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
@@ -20,6 +23,7 @@ BIAS = float(np.log(0.3))
 # of the attractor itself, measured over 300 trajectories of 2,000 bins after 1,500 (x and y are symmetric around 0)
 SYSTEM_MEAN = np.array([0.0, 0.0, 23.54])
 SYSTEM_SD = np.array([7.92, 9.02, 8.63])
+FRESH_STREAM = 2  # seeds of fresh trials; 0 and 1 are those of synthetic.py
 
 
 def simulate_lorenz(recipe: LorenzRecipe, trials: int, bins: int, generator: np.random.Generator) -> np.ndarray:
@@ -42,6 +46,19 @@ def random_read_out(units: int, generator: np.random.Generator) -> np.ndarray:
     weights = generator.standard_normal((units, 3))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     return weights[np.argsort(weights[:, 0])]
+
+
+def fresh_trials(
+    recipe: LorenzRecipe, truth: Mapping[str, Any], trials: int, bins: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rates (B, T, C) and counts of new trials of a session: its own read-out and bias, new trajectories.
+
+    `truth` is the session's `provenance["truth"]`. They are what a perfect model of the session would generate.
+    """
+    generator = np.random.default_rng([seed, FRESH_STREAM])
+    latents_BT3 = simulate_lorenz(recipe, trials, bins, generator)
+    rates_BTC = softplus(latents_BT3 @ np.array(truth["read_out"]).T + float(truth["bias"]))
+    return rates_BTC, generator.poisson(rates_BTC)
 
 
 def bias_for_rate(drive: np.ndarray, mean_rate: float) -> float:

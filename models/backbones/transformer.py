@@ -4,13 +4,13 @@ B batch, T bins (or tokens), D width, N attention heads, K width of one head.
 Pre-norm blocks (RMSNorm), rotary positions (Su et al. 2021, arXiv 2104.09864), GELU feed-forward.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurochorus.data_shards.settings import at_least, settings
+from neurochorus.models.backbones.base import Backbone, Cache
+from neurochorus.models.backbones.key_values import KeyValueCache
 
 
 @settings
@@ -37,27 +37,6 @@ class TransformerConfig:
         return found
 
 
-@dataclass
-class KeyValueCache:
-    """Keys and values of all past tokens for each block; `length` tokens are filled."""
-
-    keys: list[Tensor]  # per block (B, N, capacity, K)
-    values: list[Tensor]
-    length: int = 0
-
-    @property
-    def capacity(self) -> int:
-        return self.keys[0].shape[2]
-
-    def repeat(self, times: int) -> "KeyValueCache":
-        """Repeat every batch row `times` times (row b becomes rows b*times ... b*times+times-1)."""
-        return KeyValueCache(
-            [key.repeat_interleave(times, dim=0) for key in self.keys],
-            [value.repeat_interleave(times, dim=0) for value in self.values],
-            self.length,
-        )
-
-
 class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, causal: bool):
         super().__init__()
@@ -67,35 +46,34 @@ class Attention(nn.Module):
         self.queries_keys_values = nn.Linear(config.width, 3 * config.width, bias=False)
         self.output = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x_BTD: Tensor, cache: KeyValueCache | None, block: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, cache: KeyValueCache | None, block: int, mask_BT: Tensor | None) -> Tensor:
         batch, bins, width = x_BTD.shape
         start = cache.length if cache is not None else 0
         mixed = self.queries_keys_values(x_BTD).view(batch, bins, 3, self.heads, width // self.heads)
         query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each (B, N, T, K)
         query, key = rotate(query, start), rotate(key, start)
         if cache is not None:
-            cache.keys[block][:, :, start : start + bins] = key
-            cache.values[block][:, :, start : start + bins] = value
-            key = cache.keys[block][:, :, : start + bins].to(query.dtype)
-            value = cache.values[block][:, :, : start + bins].to(query.dtype)
+            key, value = (part.to(query.dtype) for part in cache.blocks[block].extend(key, value))
         if query.device.type == "cpu":
             # bfloat16 attention on CPUs takes up to ten times as long as float32, backward above all
             with torch.autocast("cpu", enabled=False):
-                mixed = self._attend(query.float(), key.float(), value.float(), start)
+                mixed = self._attend(query.float(), key.float(), value.float(), mask_BT)
         else:
-            mixed = self._attend(query, key, value, start)
+            mixed = self._attend(query, key, value, mask_BT)
         return self.output(mixed.transpose(1, 2).reshape(batch, bins, width))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """The queries are the newest of the tokens whose keys are given."""
         bins, seen = query.shape[2], key.shape[2]
-        if self.window is None and start == 0:
+        if mask_BT is None and (bins == 1 or (self.window is None and bins == seen)):
+            # one token may see all that its cache kept
             return F.scaled_dot_product_attention(query, key, value, is_causal=self.causal and bins > 1)
-        if self.window is None and bins == 1:
-            return F.scaled_dot_product_attention(query, key, value)
-        age = torch.arange(start, start + bins, device=key.device)[:, None] - torch.arange(seen, device=key.device)
+        age = torch.arange(seen - bins, seen, device=key.device)[:, None] - torch.arange(seen, device=key.device)
         visible = (age >= 0) if self.causal else torch.ones_like(age, dtype=torch.bool)
         if self.window is not None:
             visible = visible & (age.abs() < self.window)
+        if mask_BT is not None:  # a padded token sees itself, since attention to nothing is not a number
+            visible = (visible & mask_BT[:, None, None, :]) | (age == 0)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
 
 
@@ -121,12 +99,12 @@ class Block(nn.Module):
         self.contract = nn.Linear(hidden, config.width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor, cache: KeyValueCache | None, index: int) -> Tensor:
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), cache, index))
+    def forward(self, x_BTD: Tensor, cache: KeyValueCache | None, index: int, mask_BT: Tensor | None) -> Tensor:
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), cache, index, mask_BT))
         return x_BTD + self.dropout(self.contract(F.gelu(self.expand(self.feedforward_norm(x_BTD)))))
 
 
-class Transformer(nn.Module):
+class Transformer(Backbone):
     """A stack of blocks and a final RMSNorm, (B, T, D) -> (B, T, D).
 
     `causal`: a token sees itself and those before it; otherwise all of them, and there is no cache.
@@ -134,7 +112,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, causal: bool = True):
         super().__init__()
-        self.config, self.causal = config, causal
+        self.config, self.causal, self.width = config, causal, config.width
         self.blocks = nn.ModuleList([Block(config, causal) for _ in range(config.blocks)])
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
         self._initialise()
@@ -148,27 +126,26 @@ class Transformer(nn.Module):
                     scale /= (2 * self.config.blocks) ** 0.5
                 nn.init.normal_(parameter, std=scale)
 
-    def forward(self, x_BTD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, cache: Cache | None = None, mask_BT: Tensor | None = None) -> Tensor:
         """Hidden states of the tokens; with a cache they continue after the tokens already in it.
 
-        Raises ValueError when the cache has no room left, or the transformer is not causal.
+        `mask_BT`: False where a token is padding, which no other token then sees; None: there is none.
+        Raises ValueError when the cache has no room left, or is given together with a mask or to a transformer that
+        is not causal.
         """
-        if cache is not None and not self.causal:
-            raise ValueError("a transformer that sees both ways has no cache: give it all tokens at once")
-        if cache is not None and cache.length + x_BTD.shape[1] > cache.capacity:
-            raise ValueError(
-                f"the key-value cache holds {cache.capacity} tokens, {cache.length} are filled and "
-                f"{x_BTD.shape[1]} more came: make it with a larger capacity"
-            )
+        if cache is not None:
+            assert isinstance(cache, KeyValueCache)
+            if not self.causal or mask_BT is not None:
+                raise ValueError("a cache is for causal tokens without padding: give all tokens at once without it")
+            cache.check_room(x_BTD.shape[1])
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, cache, index)
+            x_BTD = block(x_BTD, cache, index, mask_BT)
         if cache is not None:
             cache.length += x_BTD.shape[1]
         return self.norm(x_BTD)
 
     def new_cache(self, batch: int, capacity: int, device: torch.device | str = "cpu") -> KeyValueCache:
-        shape = (batch, self.config.heads, capacity, self.config.width // self.config.heads)
-        blocks = range(self.config.blocks)
-        return KeyValueCache(
-            [torch.zeros(shape, device=device) for _ in blocks], [torch.zeros(shape, device=device) for _ in blocks]
-        )
+        """A cache of up to `capacity` tokens; with an attention window it takes any number of them."""
+        config = self.config
+        shape = (batch, config.heads, config.width // config.heads)
+        return KeyValueCache.empty(config.blocks, shape, capacity, config.attention_window, device)

@@ -3,7 +3,7 @@
 M draws, B batch, T bins, L latent channels, K covariate columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,4 +50,17 @@ class LatentSequence:
             torch.full((batch,), subject, device=device),
             torch.zeros(batch, bins, 0, device=device),
             torch.zeros(batch, bins, 0, dtype=torch.bool, device=device),
+        )
+
+    def since(self, first: int) -> "LatentSequence":
+        """Without the `first` oldest bins."""
+        if first == 0:
+            return self
+        return replace(
+            self,
+            latent_BTL=self.latent_BTL[:, first:],
+            mask_BT=self.mask_BT[:, first:],
+            covariates_BTK=self.covariates_BTK[:, first:],
+            covariate_mask_BTK=self.covariate_mask_BTK[:, first:],
+            targets_MBTL=None if self.targets_MBTL is None else self.targets_MBTL[:, :, first:],
         )

@@ -5,11 +5,13 @@ from typing import Literal
 
 from neurochorus.data_shards.settings import settings
 from neurochorus.models.heads.base import Generators, Head
-from neurochorus.models.heads.energy import EnergyHead, EnergyHeadConfig, energy_score_loss
+from neurochorus.models.heads.energy import EnergyHead, EnergyHeadConfig
 from neurochorus.models.heads.flow import FlowHead, FlowHeadConfig
 from neurochorus.models.heads.gaussian import GaussianHead, GaussianHeadConfig
+from neurochorus.models.heads.langevin import LangevinHead, LangevinHeadConfig
+from neurochorus.models.heads.scoring_rules import energy_score_loss
 
-HeadName = Literal["energy", "flow", "gaussian"]
+HeadName = Literal["energy", "flow", "gaussian", "langevin"]
 
 
 @settings
@@ -19,6 +21,7 @@ class HeadsConfig:
     energy: EnergyHeadConfig = field(default_factory=EnergyHeadConfig)
     flow: FlowHeadConfig = field(default_factory=FlowHeadConfig)
     gaussian: GaussianHeadConfig = field(default_factory=GaussianHeadConfig)
+    langevin: LangevinHeadConfig = field(default_factory=LangevinHeadConfig)
 
 
 def build_head(name: str, config: HeadsConfig, hidden: int, latents: int) -> Head:
@@ -30,8 +33,10 @@ def build_head(name: str, config: HeadsConfig, hidden: int, latents: int) -> Hea
             return FlowHead(config.flow, hidden, latents)
         case "gaussian":
             return GaussianHead(config.gaussian, hidden, latents)
+        case "langevin":
+            return LangevinHead(config.langevin, hidden, latents)
         case _:
-            raise ValueError(f"head '{name}' is unknown; valid: energy, flow, gaussian")
+            raise ValueError(f"head '{name}' is unknown; valid: energy, flow, gaussian, langevin")
 
 
 __all__ = [
@@ -45,6 +50,8 @@ __all__ = [
     "Head",
     "HeadName",
     "HeadsConfig",
+    "LangevinHead",
+    "LangevinHeadConfig",
     "build_head",
     "energy_score_loss",
 ]

@@ -2,7 +2,7 @@
 
     y | h ~ N(mu(h), U(h) U(h)^T + diag(d(h)^2))
 
-B rows, T tokens, D width, L latent channels, R rank, n samples. Loss in nats a channel.
+B rows, T tokens, D width, L latent channels, R rank, n samples, M targets. Loss in nats a channel.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal
 
 from neurochorus.data_shards.settings import settings
-from neurochorus.models.heads.base import Generators, Head, masked_mean, normal
+from neurochorus.models.heads.base import Generators, Head, every_target, masked_mean, normal
 
 
 @settings
@@ -41,11 +41,12 @@ class GaussianHead(Head):
         sd = nn.functional.softplus(raw_sd) + self.config.min_sd
         return mean, sd, factor.unflatten(-1, (self.latents, self.config.rank))
 
-    def loss(self, hidden_BTD: Tensor, target_BTL: Tensor, mask_BT: Tensor) -> Tensor:
+    def loss(self, hidden_BTD: Tensor, target: Tensor, mask_BT: Tensor) -> Tensor:
         with torch.autocast(hidden_BTD.device.type, enabled=False):
             mean, sd, factor = self.parameters_of(hidden_BTD.float())
             density = LowRankMultivariateNormal(mean, factor, sd.square(), validate_args=False)
-            return masked_mean(-density.log_prob(target_BTL.float()) / self.latents, mask_BT)
+            nats_BT = -density.log_prob(every_target(target)).mean(dim=0) / self.latents
+            return masked_mean(nats_BT, mask_BT)
 
     def sample(self, hidden_BD: Tensor, n: int, generator: Generators, temperature: float = 1.0) -> Tensor:
         mean, sd, factor = self.parameters_of(hidden_BD)

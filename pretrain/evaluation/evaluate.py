@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.dataset import Corpus
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.config import ForecastSection
+from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.evaluation.baselines import all_baselines
-from neurochorus.pretrain.evaluation.metrics import bits_per_spike, central_coverage, r2
+from neurochorus.pretrain.evaluation.calibration import EnsembleScores
+from neurochorus.pretrain.evaluation.calibration_summary import calibration_summary
+from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
+from neurochorus.pretrain.evaluation.recalibration import inflation_factors
+from neurochorus.pretrain.evaluation.scored_forecast import batch_of, chunks, latent_scores, scored_forecasts
 from neurochorus.pretrain.evaluation.windows import Windows, read_windows
 
 DEFINITIONS = {
@@ -26,20 +30,21 @@ DEFINITIONS = {
     "r2": "1 - residual / total sum of squares for each unit, averaged over units. Forecasts are free-running; values "
     "are means over samples.",
 }
-CALIBRATION_LEVEL = 0.9
-WINDOWS_AT_ONCE = 64
+Inflation = dict[str, np.ndarray]
+"Row -> how much wider its samples have to be, by lead (H,)."
 
 
 @dataclass(frozen=True)
 class SessionResult:
-    """What one session gave: value of each row, and the share of latents inside the central interval by lead."""
+    """What one session gave: the value of each row, and how the samples of each learned row fared."""
 
     subject: str
     windows: int
     units: int
     forecast: dict[str, float]
     reconstruction: dict[str, float]
-    coverage_H: np.ndarray
+    ensembles: dict[str, dict[str, EnsembleScores]]
+    "Row -> latents, units, population, recalibrated latents -> scores."
 
 
 def evaluate(
@@ -50,17 +55,27 @@ def evaluate(
     forecast: ForecastSection,
     seed: int = 0,
     beside: Mapping[str, NeuralModel] | None = None,
+    recalibrate: bool = False,
     progress: Callable[[str], None] = lambda session: None,
 ) -> dict[str, Any]:
     """Results of a model, of the `beside` models (row name -> model) and of the baselines, as plain values.
 
-    Baselines are fitted on the train split, their settings chosen on the valid split. Raises ValueError for
+    Baselines are fitted on the train split, their settings chosen on the valid split. `recalibrate`: also how the
+    latents fare with their spread scaled by factors fitted on the valid split. Raises ValueError for
     sessions that a model does not know or knows with other units, and for windows that do not fit.
     """
+    models = {model.config.head: model, **(beside or {})}
+    if len(models) <= len(beside or {}):
+        raise ValueError(f"a model beside is named {model.config.head!r} like the head of the model: name it otherwise")
+    inflation: Inflation = {}
+    if recalibrate:
+        if split == "valid":
+            raise ValueError("recalibration is fitted on the valid split: evaluate it on another one, such as test")
+        inflation = _fitted_inflation(models, corpus, sessions, forecast, seed, progress)
     results: dict[str, SessionResult] = {}
     for session_id in sessions:
         progress(session_id)
-        results[session_id] = _evaluate_session(model, corpus, session_id, split, forecast, seed, dict(beside or {}))
+        results[session_id] = _evaluate_session(models, corpus, session_id, split, forecast, seed, inflation)
     metric = "bits_per_spike" if corpus.modality == "spikes" else "r2"
     return {
         "head": model.config.head,
@@ -71,14 +86,10 @@ def evaluate(
         "context_bins": forecast.context_bins,
         "horizon_bins": forecast.horizon_bins,
         "bin_s": corpus.bin_s,
+        "covariates": {name: covariate.known for name, covariate in model.config.dynamics.covariates.items()},
         "forecast": _table(metric, {name: result.forecast for name, result in results.items()}),
         "reconstruction": _table(metric, {name: result.reconstruction for name, result in results.items()}),
-        "calibration": {
-            "level": CALIBRATION_LEVEL,
-            "coverage_by_lead": np.mean([result.coverage_H for result in results.values()], axis=0).tolist(),
-            "definition": "share of the whitened latents of the recorded bins inside the central interval of the "
-            "samples, over channels and windows, mean over sessions, at each lead in bins",
-        },
+        "calibration": calibration_summary(_by_row(results), forecast.samples, inflation),
         "sessions": {
             name: {"subject": result.subject, "windows": result.windows, "units": result.units}
             for name, result in results.items()
@@ -87,75 +98,79 @@ def evaluate(
 
 
 def _evaluate_session(
-    model: NeuralModel,
+    models: Mapping[str, NeuralModel],
     corpus: Corpus,
     session_id: str,
     split: str,
     forecast: ForecastSection,
     seed: int,
-    beside: dict[str, NeuralModel],
+    inflation: Inflation,
 ) -> SessionResult:
     bins = forecast.context_bins + forecast.horizon_bins
     entry = corpus.session(session_id)
-    windows = read_windows(corpus, session_id, split, bins)
+    read = {name for model in models.values() for name in model.config.dynamics.covariates}
+    windows = read_windows(corpus, session_id, split, bins, read)
     future = windows.signal_NTC[:, forecast.context_bins :]
     measure = bits_per_spike if corpus.modality == "spikes" else r2
-    for known in (model, *beside.values()):
-        known.registry.rows(entry)
-    rates, sampled_SNHL = _forecast(model, session_id, windows, forecast, seed, None)
-    rows = {model.config.head: measure(future, rates)}
-    if model.dynamics.companion is not None:
-        rates, _ = _forecast(model, session_id, windows, forecast, seed, "gaussian")
-        rows["gaussian head, same backbone"] = measure(future, rates)
-    for name, other in beside.items():
-        rates, _ = _forecast(other, session_id, windows, forecast, seed, None)
-        rows[name] = measure(future, rates)
+    for model in models.values():
+        model.registry.rows(entry)
+        refuse_other_widths([entry], model.config.dynamics.covariate_columns)
+    rows: dict[str, float] = {}
+    ensembles: dict[str, dict[str, EnsembleScores]] = {}
+    for name, heads in _heads(models).items():
+        made = scored_forecasts(models[name], heads, session_id, windows, forecast, seed, inflation)
+        rows |= {row: measure(future, one.rates_NHC) for row, one in made.items()}
+        ensembles |= {row: one.scores for row, one in made.items()}
     rows |= _baseline_rows(corpus, session_id, windows, forecast, measure)
+    first = next(iter(models.values()))
     return SessionResult(
         subject=entry.subject_id,
         windows=len(windows.keys),
         units=len(windows.unit_ids),
         forecast=rows,
-        reconstruction=_reconstruction_rows(model, corpus, session_id, windows, bins, measure),
-        coverage_H=_coverage(model, session_id, windows, sampled_SNHL),
+        reconstruction=_reconstruction_rows(first, corpus, session_id, windows, bins, measure),
+        ensembles=ensembles,
     )
 
 
-def _forecast(
-    model: NeuralModel, session_id: str, windows: Windows, forecast: ForecastSection, seed: int, head: str | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean rates (N, H, C), and the sampled latents (S, N, H, L)."""
-    rates, sampled = [], []
-    for start in range(0, len(windows.keys), WINDOWS_AT_ONCE):
-        chunk = slice(start, start + WINDOWS_AT_ONCE)
-        context = _batch(model, session_id, windows, chunk, forecast.context_bins)
-        mean, latents = model.forecast(context, forecast.horizon_bins, forecast.samples, seed, head=head)
-        rates.append(mean.cpu().numpy())
-        sampled.append(latents.cpu().numpy())
-    return np.concatenate(rates), np.concatenate(sampled, axis=1)
+def _heads(models: Mapping[str, NeuralModel]) -> dict[str, dict[str, str | None]]:
+    """Model -> the rows that it makes, and with which head (None: its own); the first model's companion is a row."""
+    heads: dict[str, dict[str, str | None]] = {name: {name: None} for name in models}
+    name, first = next(iter(models.items()))
+    if first.dynamics.companion is not None:
+        heads[name]["gaussian head, same backbone"] = "gaussian"
+    return heads
 
 
-def _coverage(model: NeuralModel, session_id: str, windows: Windows, sampled_SNHL: np.ndarray) -> np.ndarray:
-    """Share of the recorded latents inside the central interval of the samples, by lead (H,)."""
-    horizon = sampled_SNHL.shape[2]
-    recorded_NHL = np.concatenate(
-        [
-            model.encode(_batch(model, session_id, windows, slice(start, start + WINDOWS_AT_ONCE)))[:, -horizon:].cpu()
-            for start in range(0, len(windows.keys), WINDOWS_AT_ONCE)
-        ]
-    )
-    return np.array(
-        [
-            central_coverage(recorded_NHL[:, lead], sampled_SNHL[:, :, lead], CALIBRATION_LEVEL)
-            for lead in range(horizon)
-        ]
-    )
+def _fitted_inflation(
+    models: Mapping[str, NeuralModel],
+    corpus: Corpus,
+    sessions: Sequence[str],
+    forecast: ForecastSection,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Inflation:
+    """Factors of every learned row, fitted on the valid split of all sessions together."""
+    bins = forecast.context_bins + forecast.horizon_bins
+    scores: dict[str, list[EnsembleScores]] = {}
+    for session_id in sessions:
+        progress(f"{session_id}, valid split")
+        for name, heads in _heads(models).items():
+            model = models[name]
+            windows = read_windows(corpus, session_id, "valid", bins, model.config.dynamics.covariates)
+            for row, head in heads.items():
+                made = latent_scores(model, head, session_id, windows, forecast, seed)
+                scores.setdefault(row, []).append(made)
+    return {row: inflation_factors(made, forecast.samples) for row, made in scores.items()}
 
 
-def _batch(model: NeuralModel, session_id: str, windows: Windows, chunk: slice, bins: int | None = None) -> Batch:
-    batch = model.context(session_id, windows.signal_NTC[chunk, :bins], windows.unit_ids)
-    batch.sample_ids = windows.keys[chunk]
-    return batch.to(model.device)
+def _by_row(results: Mapping[str, SessionResult]) -> dict[str, dict[str, dict[str, EnsembleScores]]]:
+    """Row -> latents, units, population, recalibrated latents -> session -> scores."""
+    first = next(iter(results.values())).ensembles
+    return {
+        row: {what: {name: result.ensembles[row][what] for name, result in results.items()} for what in parts}
+        for row, parts in first.items()
+    }
 
 
 def _baseline_rows(
@@ -176,10 +191,7 @@ def _baseline_rows(
 def _reconstruction_rows(
     model: NeuralModel, corpus: Corpus, session_id: str, windows: Windows, bins: int, measure: Callable[..., float]
 ) -> dict[str, float]:
-    parts = [
-        model.reconstruct(_batch(model, session_id, windows, slice(start, start + WINDOWS_AT_ONCE))).cpu().numpy()
-        for start in range(0, len(windows.keys), WINDOWS_AT_ONCE)
-    ]
+    parts = [model.reconstruct(batch_of(model, session_id, windows, chunk)).cpu().numpy() for chunk in chunks(windows)]
     train_mean = read_windows(corpus, session_id, "train", bins).signal_NTC.mean(axis=(0, 1))
     expected = np.broadcast_to(train_mean, windows.signal_NTC.shape)
     return {

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from neurochorus.pretrain.evaluation.calibration_file import Calibration, read_calibration
+from neurochorus.pretrain.evaluation.json_fields import as_number, as_object, need
+
 TABLES = ("forecast", "reconstruction")
 LOWER_IS_BETTER = ("nll", "nats", "mse", "rmse", "mae", "crps", "energy_score", "variogram_score")
 
@@ -39,13 +42,6 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    level: float
-    coverage_by_lead: list[float]
-    definition: str
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """One evaluated model. `settings` are the scalar entries and lists of the file: split, seed, samples, bins, ..."""
 
@@ -70,61 +66,29 @@ def read_evaluation(path: Path) -> Evaluation:
         raise ValueError(
             f"{path} holds a {type(content).__name__}, expected an object: make it with launch/evaluate.py"
         )
-    names = {name: _need(path, content, name, str) for name in ("model", "head")}
+    names = {name: need(path, content, name, str) for name in ("model", "head")}
     calibration = content.get("calibration")
     return Evaluation(
         path=path,
         **names,
-        bin_s=_number(path, "bin_s", content.get("bin_s")),
+        bin_s=as_number(path, "bin_s", content.get("bin_s")),
         settings={name: value for name, value in content.items() if not isinstance(value, dict)},
         tables={name: _table(path, name, content[name]) for name in TABLES if content.get(name)},
-        calibration=_calibration(path, calibration) if calibration else None,
-        sessions=_need(path, content, "sessions", dict),
+        calibration=read_calibration(path, calibration, names["head"]) if calibration else None,
+        sessions=need(path, content, "sessions", dict),
     )
 
 
 def _table(path: Path, name: str, content: Any) -> Table:
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: {name} is a {type(content).__name__}, expected an object")
+    content = as_object(path, name, content)
     rows = {}
-    for method, row in _need(path, content, "rows", dict, name).items():
+    for method, row in need(path, content, "rows", dict, name).items():
         place = f"{name}.rows.{method}"
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: {place} is a {type(row).__name__}, expected an object")
-        sessions = _need(path, row, "sessions", dict, place)
-        values = {session: _number(path, f"{place}.sessions.{session}", value) for session, value in sessions.items()}
-        mean = _number(path, f"{place}.mean", row.get("mean"))
+        sessions = need(path, as_object(path, place, row), "sessions", dict, place)
+        values = {session: as_number(path, f"{place}.sessions.{session}", value) for session, value in sessions.items()}
+        mean = as_number(path, f"{place}.mean", row.get("mean"))
         finite = [value for value in values.values() if math.isfinite(value)]
         if finite and not math.isclose(mean, float(np.mean(finite)), rel_tol=1e-4, abs_tol=1e-6):
             raise ValueError(f"{path}: {place}.mean is {mean}, but its sessions average {np.mean(finite):.6g}")
-        rows[method] = Row(mean, _number(path, f"{place}.sem", row.get("sem")), values)
-    return Table(_need(path, content, "metric", str, name), str(content.get("definition", "")), rows)
-
-
-def _calibration(path: Path, content: Any) -> Calibration:
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: calibration is a {type(content).__name__}, expected an object")
-    coverage = _need(path, content, "coverage_by_lead", list, "calibration")
-    return Calibration(
-        _number(path, "calibration.level", content.get("level")),
-        [_number(path, f"calibration.coverage_by_lead[{lead}]", value) for lead, value in enumerate(coverage)],
-        str(content.get("definition", "")),
-    )
-
-
-def _need(path: Path, content: dict[str, Any], key: str, kind: type, place: str = "") -> Any:
-    name = f"{place}.{key}" if place else key
-    if key not in content:
-        raise ValueError(f"{path} has no {name}: make it with launch/evaluate.py")
-    if not isinstance(content[key], kind):
-        raise ValueError(f"{path}: {name} is {content[key]!r}, expected {kind.__name__}")
-    return content[key]
-
-
-def _number(path: Path, name: str, value: Any) -> float:
-    """null (undefined, such as the standard error of one session) becomes NaN."""
-    if value is None:
-        return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{path}: {name} is {value!r}, expected a number")
-    return float(value)
+        rows[method] = Row(mean, as_number(path, f"{place}.sem", row.get("sem")), values)
+    return Table(need(path, content, "metric", str, name), str(content.get("definition", "")), rows)

@@ -1,5 +1,6 @@
 """Colours and dress of the pictures. Set axes by axes: matplotlib's global settings stay as they are."""
 
+import re
 from collections.abc import Sequence
 from io import BytesIO
 
@@ -46,6 +47,11 @@ def dress(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
         spine.set_color(FLOOR)
 
 
+def row_heading(row: SubFigure, title: str, words: str, colour: str) -> None:
+    """Write the heading of a row of panels: its name in bold, then what it shows."""
+    row.suptitle(f"$\\bf{{{_bold(title)}}}$   {words}", x=0.008, ha="left", fontsize=10, color=colour)
+
+
 def row_legend(row: SubFigure, axes: Axes) -> None:
     """Explain the marks of `axes`, which stand for those of the whole row, at the right end of the row's heading."""
     handles, labels = axes.get_legend_handles_labels()
@@ -60,3 +66,7 @@ def png_bytes(figure: Figure) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _bold(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9,-]", r"\\ ", text)

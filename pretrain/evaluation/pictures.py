@@ -6,8 +6,6 @@ of the file, not chosen; wherever one generated trial stands against one recorde
 Rows: rasters, population over time, latents, statistics. Shapes as in generated_trials.py.
 """
 
-import re
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgb
@@ -29,6 +27,7 @@ from neurochorus.pretrain.evaluation.picture_style import (
     dress,
     head_colour,
     new_figure,
+    row_heading,
     row_legend,
 )
 
@@ -52,16 +51,16 @@ def head_picture(trials: GeneratedTrials, distances: list[Distance] | None = Non
     order = unit_order(trials)
     if trials.held_out_BHC is not None:
         row = rows.pop(0)
-        _heading(row, "Held out", f"what was recorded; {_shown_units(trials, order)}", RECORDED)
+        row_heading(row, "Held out", f"what was recorded; {_shown_units(trials, order)}", RECORDED)
         _rasters(row, trials, trials.held_out_BHC, order, RECORDED)
     row = rows.pop(0)
     words = "the same contexts and order of units" if trials.held_out_BHC is not None else _shown_units(trials, order)
     words = f"one free-running sample for each trial; {words}"
-    _heading(row, f"Generated, {trials.head} head", words, head_colour(trials.head))
+    row_heading(row, f"Generated, {trials.head} head", words, head_colour(trials.head))
     _rasters(row, trials, trials.counts_SBHC[0], order, head_colour(trials.head))
     _population_row(rows[0], trials)
     _latent_row(rows[1], trials, distances)
-    _heading(rows[2], "Statistics", _statistics_words(trials), RECORDED)
+    row_heading(rows[2], "Statistics", _statistics_words(trials), RECORDED)
     panels = rows[2].subplots(1, COLUMNS)
     draw_statistics(panels, trials, distances)
     row_legend(rows[2], panels[0])
@@ -115,15 +114,6 @@ def _title(trials: GeneratedTrials) -> str:
         f"{trials.samples} samples of each, {trials.units} units, bins of {1e3 * trials.bin_s:g} ms, "
         f"seed {trials.seed}, temperature {trials.temperature:g}"
     )
-
-
-def _heading(row: SubFigure, title: str, words: str, colour: str) -> None:
-    """Write the heading of a row of panels: its name in bold, then what it shows."""
-    row.suptitle(f"$\\bf{{{_bold(title)}}}$   {words}", x=0.008, ha="left", fontsize=10, color=colour)
-
-
-def _bold(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9,-]", r"\\ ", text)
 
 
 def _shown_units(trials: GeneratedTrials, order: np.ndarray) -> str:
@@ -222,7 +212,7 @@ def _fan(trials: GeneratedTrials, values_SB: np.ndarray) -> tuple[np.ndarray, np
 
 def _population_row(row: SubFigure, trials: GeneratedTrials) -> None:
     """Population activity in the first trials, and its mean over all of them in the last panel."""
-    _heading(row, "Population over time", _fan_words(trials), RECORDED)
+    row_heading(row, "Population over time", _fan_words(trials), RECORDED)
     panels = row.subplots(1, COLUMNS)
     context = population_activity(trials, _shown_context(trials))
     sampled = population_activity(trials, trials.counts_SBHC)
@@ -265,7 +255,7 @@ def _latent_row(row: SubFigure, trials: GeneratedTrials, distances: list[Distanc
     words = f"trial 1: {min(SAMPLE_LINES, trials.samples)} sampled trajectories of the slowest channels"
     if trials.held_out_latents_BHL is not None:
         words += ", and what the encoder reads from the recorded bins"
-    _heading(row, "Latents", words, RECORDED)
+    row_heading(row, "Latents", words, RECORDED)
     panels = row.subplots(1, COLUMNS)
     after = 1e3 * trials.bin_s * (np.arange(trials.horizon_bins) + 0.5)
     channels = slowest_channels(trials, COLUMNS - 1)

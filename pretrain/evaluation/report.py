@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from neurochorus.pretrain.evaluation.calibration_section import calibration_section
 from neurochorus.pretrain.evaluation.evaluation_file import Evaluation
 from neurochorus.pretrain.evaluation.generated_trials import GeneratedTrials
 from neurochorus.pretrain.evaluation.held_out_comparison import SPLITS, Distance, distances_from_held_out
 from neurochorus.pretrain.evaluation.html_page import Cell, Section, number, page, paragraph, picture, table
 from neurochorus.pretrain.evaluation.picture_style import png_bytes
 from neurochorus.pretrain.evaluation.pictures import head_picture
-from neurochorus.pretrain.evaluation.result_pictures import calibration_picture, score_picture, training_picture
+from neurochorus.pretrain.evaluation.result_pictures import score_picture, training_picture
 from neurochorus.pretrain.evaluation.run_history import Columns
 from neurochorus.pretrain.evaluation.score_comparison import Comparison, compare_scores, difference, labels
 
@@ -61,7 +62,8 @@ def build_report(
         lead += [line for comparison in comparisons if name == "forecast" for line in _findings(comparison)]
     calibrated = [evaluation for evaluation in evaluations if evaluation.calibration is not None]
     if calibrated:
-        sections.append(_calibration_section(calibrated, pictures))
+        section, pictures["calibration"] = calibration_section(calibrated, labels(calibrated))
+        sections.append(section)
     if generated:
         sections.append(_generated_section(generated, pictures))
     if histories:
@@ -174,22 +176,6 @@ def _session_table(comparison: Comparison) -> str:
     header = ["session", "subject", "units", "windows", *scores.rows]
     caption = "The best of a row is blue. A click on a header sorts."
     return table(header, rows, footer, caption, text_columns=(0, 1))
-
-
-def _calibration_section(evaluations: list[Evaluation], pictures: dict[str, bytes]) -> Section:
-    names = labels(evaluations)
-    pictures["calibration"] = png_bytes(calibration_picture(evaluations, names))
-    shown = [e.calibration for e in evaluations if e.calibration is not None]
-    rows = [
-        [name, number(shape.level, 2), *(number(value, 3) for value in shape.coverage_by_lead)]
-        for name, shape in zip(names, shown)
-    ]
-    longest = max(len(shape.coverage_by_lead) for shape in shown)
-    padded = [row + [Cell("–")] * (2 + longest - len(row)) for row in rows]
-    header = ["model", "level", *(f"bin {lead}" for lead in range(1, longest + 1))]
-    words = dict.fromkeys(paragraph(shape.definition) for shape in shown)
-    view = picture(pictures["calibration"], "Coverage of central intervals by time after the context")
-    return Section("calibration", "Calibration", "\n".join([*words, view, table(header, padded)]))
 
 
 def _generated_section(generated: Sequence[GeneratedTrials], pictures: dict[str, bytes]) -> Section:

@@ -1,4 +1,4 @@
-"""Pictures of numbers: every session's score by method, coverage by lead time, and training curves."""
+"""Pictures of numbers: every session's score by method, and training curves."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neurochorus.pretrain.evaluation.evaluation_file import Evaluation, Table
+from neurochorus.pretrain.evaluation.evaluation_file import Table
 from neurochorus.pretrain.evaluation.picture_style import (
     FLOOR,
     METHODS,
@@ -52,28 +52,6 @@ def score_picture(table: Table, learned: Sequence[str]) -> Figure:
     axes.tick_params(axis="y", labelsize=9.5, labelcolor=RECORDED, length=0)
     axes.grid(axis="x", color="#eceef1", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure
-
-
-def calibration_picture(evaluations: Sequence[Evaluation], names: Sequence[str]) -> Figure:
-    """Share of recorded values inside the central interval, by time after the context, against the interval's level."""
-    figure = new_figure(7.5, 3.0)
-    axes: Axes = figure.subplots()
-    colours = method_colours(names)
-    lowest = 0.5
-    for place, (evaluation, name) in enumerate(zip(evaluations, names)):
-        assert evaluation.calibration is not None
-        coverage = evaluation.calibration.coverage_by_lead
-        times = 1e3 * evaluation.bin_s * np.arange(1, len(coverage) + 1)
-        axes.plot(times, coverage, color=colours[name], marker="o", markersize=3.5, linewidth=1.5, label=name)
-        level = evaluation.calibration.level
-        label = "the interval's level" if place == 0 else None
-        axes.axhline(level, color=RECORDED, linewidth=0.9, linestyle=(0, (4, 3)), label=label)
-        lowest = min([lowest, *coverage])
-    axes.set_ylim(lowest - 0.02, 1.01)
-    dress(axes, "", "time after the context (ms)", "share of recorded values inside")
-    axes.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.grid(axis="y", color="#eceef1", linewidth=0.8)
     return figure
 
 

@@ -3,11 +3,13 @@
 N windows, T bins, C units.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from neurochorus.data_shards.dataset import Corpus
+from neurochorus.models import NeuralModel
 
 
 @dataclass(frozen=True)
@@ -19,16 +21,21 @@ class Windows:
     unit_ids: list[str]
     skipped_samples: int
     """Samples shorter than a window."""
+    covariates: dict[str, np.ndarray] = field(default_factory=dict)
+    """Those asked for that the session has: float32 (N, T, columns), NaN where missing."""
 
 
-def read_windows(corpus: Corpus, session_id: str, split: str, bins: int) -> Windows:
+def read_windows(corpus: Corpus, session_id: str, split: str, bins: int, covariates: Collection[str] = ()) -> Windows:
     """Cut every sample of a split into consecutive windows of `bins` bins, from its start; a rest is left out.
 
-    Raises ValueError when no sample is long enough.
+    `covariates` names those to cut along with the signal; one that the session lacks is left out. Raises ValueError
+    when no sample is long enough.
     """
     entry = corpus.session(session_id)
     pieces: list[np.ndarray] = []
     keys: list[str] = []
+    wanted = {name: columns for name, columns in entry.covariate_slices.items() if name in covariates}
+    cut: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     skipped = 0
     rows = corpus.rows_of(session_id, split)
     for row in rows:
@@ -36,7 +43,11 @@ def read_windows(corpus: Corpus, session_id: str, split: str, bins: int) -> Wind
         count = len(sample.signal_TC) // bins
         skipped += count == 0
         for number in range(count):
-            pieces.append(sample.signal_TC[number * bins : (number + 1) * bins])
+            window = slice(number * bins, (number + 1) * bins)
+            pieces.append(sample.signal_TC[window])
+            for name, columns in wanted.items():
+                assert sample.covariates_TK is not None
+                cut[name].append(sample.covariates_TK[window, columns])
             keys.append(sample.key if count == 1 else f"{sample.key}+{number * bins}")
     if not len(rows):
         raise ValueError(
@@ -48,4 +59,20 @@ def read_windows(corpus: Corpus, session_id: str, split: str, bins: int) -> Wind
             f"session {session_id!r}: none of its {len(rows)} {split} samples has {bins} bins (context + horizon): "
             "ask for a shorter context or horizon, or another split"
         )
-    return Windows(np.stack(pieces), keys, entry.unit_ids, skipped)
+    stacked = {name: np.stack(values) for name, values in cut.items()}
+    return Windows(np.stack(pieces), keys, entry.unit_ids, skipped, stacked)
+
+
+def known_to_forecast(
+    model: NeuralModel, covariates: Mapping[str, np.ndarray], context_bins: int | None
+) -> dict[str, np.ndarray]:
+    """What a forecast may read of covariates (N, context and horizon, columns), for `NeuralModel.context`.
+
+    Those known ahead whole, behaviour (`past`) over the context only (None: all bins are context). Those that the model
+    does not read are left out.
+    """
+    return {
+        name: covariates[name][:, : None if covariate.known == "ahead" else context_bins]
+        for name, covariate in model.config.dynamics.covariates.items()
+        if name in covariates
+    }

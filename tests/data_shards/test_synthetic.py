@@ -7,6 +7,7 @@ from neurochorus.data_shards.importers.lorenz import (
     BIAS,
     SYSTEM_MEAN,
     SYSTEM_SD,
+    fresh_trials,
     random_read_out,
     simulate_lorenz,
     softplus,
@@ -40,6 +41,22 @@ def test_lorenz_has_the_statistics_of_ldns() -> None:
     assert 2.5 < rates.max() < 5
     population_sd = generator.poisson(rates).sum(axis=2).std()
     assert population_sd == pytest.approx(14, abs=3)  # differs by 1 between read-outs
+
+
+def test_fresh_trials_have_the_sessions_own_read_out() -> None:
+    recipe = make_recipe(trials=300, units=[20, 20], subjects=["fox"], sessions=1)
+    (recording,) = import_recordings(recipe)
+    assert recipe.synthetic is not None
+    truth = recording.provenance["truth"]
+    rates, counts = fresh_trials(recipe.synthetic.lorenz, truth, 300, 100, seed=7)
+    assert rates.shape == counts.shape == (300, 100, 20)
+    np.testing.assert_allclose(counts.mean(axis=(0, 1)), rates.mean(axis=(0, 1)), atol=0.02)
+    recorded = recording.signal_TC.reshape(300, 100, 20)
+    np.testing.assert_allclose(counts.mean(axis=(0, 1)), recorded.mean(axis=(0, 1)), atol=0.03)
+    own, again, other = (fresh_trials(recipe.synthetic.lorenz, truth, 5, 100, seed)[1] for seed in (7, 7, 8))
+    np.testing.assert_array_equal(own, again)
+    assert not np.array_equal(own, other)
+    assert not np.array_equal(counts, recorded)
 
 
 def test_lorenz_obeys_its_equations() -> None:

@@ -208,7 +208,7 @@ def test_generation_is_reproducible(work: Path, tuned: Path) -> None:
 def test_evaluation_puts_the_baselines_beside_the_model(work: Path, tuned: Path) -> None:
     out = work / "metrics.json"
     straight = work / "straight" / "export"
-    succeed("evaluate.py", "--model", tuned, "--data", work / "data", "--split", "test", "--out", out)
+    printed = succeed("evaluate.py", "--model", tuned, "--data", work / "data", "--recalibrate", "--out", out)
     results = json.loads(out.read_text())
     rows = results["forecast"]["rows"]
     assert set(rows) == {"energy", "gaussian head, same backbone", "train mean", "trailing mean", "ridge", "ridge mix"}
@@ -216,7 +216,19 @@ def test_evaluation_puts_the_baselines_beside_the_model(work: Path, tuned: Path)
     for row in rows.values():
         assert row["mean"] == pytest.approx(np.mean(list(row["sessions"].values())))
     assert set(results["reconstruction"]["rows"]) == {"autoencoder", "train mean"}
-    assert len(results["calibration"]["coverage_by_lead"]) == 10
+    calibration = results["calibration"]
+    assert len(calibration["coverage_by_lead"]) == 10
+    heads = ("energy", "gaussian head, same backbone")
+    assert list(calibration["rows"]) == [name for head in heads for name in (head, f"{head}, recalibrated")]
+    assert list(calibration["rows"]["energy"]) == ["latents", "units", "population"]
+    for whats in calibration["rows"].values():
+        for figures in whats.values():
+            assert np.shape(figures["by_lead"]["coverage"]["mean"]) == (4, 10)
+            assert np.isfinite(figures["stretch"]["crps"]["mean"])
+    assert len(calibration["inflation"]["energy"]) == 10
+    assert "calibration: leads of 1 to 10 bins, 4 samples" in printed
+    refused = command("evaluate.py", "--model", tuned, "--data", work / "data", "--split", "valid", "--recalibrate")
+    assert "recalibration is fitted on the valid split" in refused.stderr
     # the model of before knows two of the four sessions, and asking for another is refused by name
     refused = command("evaluate.py", "--model", straight, "--data", work / "data", "--sessions", "bee_s1", "--out", out)
     assert refused.returncode == 1

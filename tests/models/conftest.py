@@ -1,5 +1,8 @@
 """Small models of two sessions for the tests of this folder."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +17,7 @@ from neurochorus.models import (
     TransformerConfig,
     UnitStatistics,
 )
+from neurochorus.models.backbones import GRUConfig
 
 
 def entry(session_id: str, subject_id: str, units: int, modality: str = "spikes") -> SessionEntry:
@@ -33,22 +37,31 @@ def entry(session_id: str, subject_id: str, units: int, modality: str = "spikes"
     )
 
 
-def small_model(head: str = "energy", modality: str = "spikes", seed: int = 0, **dynamics: object) -> NeuralModel:
+def small_model(
+    head: str = "energy",
+    modality: str = "spikes",
+    seed: int = 0,
+    autoencoder: Mapping[str, object] | None = None,
+    **dynamics: object,
+) -> NeuralModel:
     """An untrained model of sessions a_s1 (5 units) and b_s1 (8 units) whose every part has some effect."""
     torch.manual_seed(seed)
     entries = [entry("a_s1", "a", 5, modality), entry("b_s1", "b", 8, modality)]
     transformer = TransformerConfig(width=16, blocks=2, heads=2)
+    own = replace(transformer, attention_window=dynamics.pop("window", None))  # type: ignore[arg-type]
     config = ModelConfig(
         head=head,  # type: ignore[arg-type]
-        autoencoder=AutoencoderConfig(latents=4, encoder=transformer),
-        dynamics=DynamicsConfig(**{"transformer": transformer, **dynamics}),  # type: ignore[arg-type]
+        autoencoder=AutoencoderConfig(**{"latents": 4, "encoder": transformer, **(autoencoder or {})}),  # type: ignore[arg-type]
+        dynamics=DynamicsConfig(**{"transformer": own, "gru": GRUConfig(width=16), **dynamics}),  # type: ignore[arg-type]
     )
     model = NeuralModel(config, UnitRegistry.from_sessions(entries), UnitStatistics.of(entries))
     with torch.no_grad():  # zero-initialised outputs would hide what flows through them
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        for table in (model.autoencoder.read_in_rows, model.autoencoder.read_out_rows, model.autoencoder.unit_offsets):
-            table.weight[0] = 0.0
+        of_units = model.autoencoder
+        for table in (of_units.read_in_rows, of_units.read_out_rows, of_units.unit_offsets, of_units.history_rows):
+            if table is not None:
+                table.weight[0] = 0.0
     return model.eval()
 
 

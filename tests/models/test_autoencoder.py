@@ -1,14 +1,18 @@
 """The parts of stage 1 against their formulas."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from neurochorus.models import LatentMoments, Whitening
-from neurochorus.models.autoencoder import known_next, mean_of_next
-from neurochorus.models.observation import Gaussian, Poisson, observation_for
+from neurochorus.data_shards.settings import SettingsError, parse_settings
+from neurochorus.models import AutoencoderConfig, LatentMoments, Whitening, load, save
+from neurochorus.models.autoencoder import Autoencoder
+from neurochorus.models.latent_penalties import mean_square, roughness
+from neurochorus.models.posterior import Posterior
+from neurochorus.models.time_windows import known_next, mean_of_next
 from neurochorus.models.units import Table, read_in, read_out
 from tests.models.conftest import small_model
 
@@ -76,15 +80,102 @@ def test_loss_is_normalised_and_masked(counts: torch.Tensor) -> None:
     assert float(model.autoencoder(short)[0].detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
 
 
-def test_poisson_and_gaussian_losses_match_torch() -> None:
-    log_rate, counts = torch.randn(2, 3, 4), torch.poisson(torch.ones(2, 3, 4))
-    expected = torch.nn.functional.poisson_nll_loss(log_rate, counts, reduction="none")
-    torch.testing.assert_close(Poisson.loss(log_rate, counts, torch.zeros(2, 4)), expected)
-    log_sd, mean, value = torch.randn(2, 4) * 0.3, torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    density = torch.distributions.Normal(mean, log_sd.exp().unsqueeze(1))
-    torch.testing.assert_close(Gaussian.loss(mean, value, log_sd), -density.log_prob(value))
-    with pytest.raises(ValueError, match="expected 'spikes' or 'continuous'"):
-        observation_for("calcium")
+def test_penalties_are_ldns_sums_on_another_scale() -> None:
+    """LDNS adds [l2 sum z^2 + td sum_k 1/(1+k) sum (z_t - z_{t+k})^2] / (B C T) to the mean loss of B C T entries."""
+    latents, mask = torch.randn(3, 12, 4), torch.ones(3, 12, dtype=torch.bool)
+    ldns_l2 = latents.square().sum()
+    ldns_td = sum((latents[:, k:] - latents[:, :-k]).square().sum() / (1 + k) for k in range(1, 6))
+    torch.testing.assert_close(4 * mean_square(latents, mask), ldns_l2)
+    torch.testing.assert_close(4 * roughness(latents, mask), torch.as_tensor(ldns_td))
+    mask[1, 7:] = False
+    short = roughness(latents[1:2, :7], mask[1:2, :7])
+    torch.testing.assert_close(roughness(latents[1:2], mask[1:2]), short)
+    assert float(roughness(latents[:, :1], mask[:, :1])) == 0.0
+
+
+def test_a_pointwise_layer_starts_as_the_linear_decoder(counts: torch.Tensor) -> None:
+    made = []
+    for hidden in (0, 16):
+        torch.manual_seed(1)
+        config = AutoencoderConfig(latents=4, decoder_hidden=hidden)
+        made.append(Autoencoder(config, "spikes", torch.rand(9), torch.rand(9), 1))
+    assert made[1].decoder is not None
+    made[1].load_state_dict(made[0].state_dict(), strict=False)
+    latents, units = torch.randn(2, 5, 4), [one.units(torch.arange(1, 9)[None]) for one in made]
+    assert torch.equal(made[0].decode(latents, units[0]), made[1].decode(latents, units[1]))
+    with torch.no_grad():
+        made[1].decoder.contract.weight.normal_()
+    assert not torch.allclose(made[0].decode(latents, units[0]), made[1].decode(latents, units[1]))
+
+
+def test_divergence_is_that_of_torch() -> None:
+    mean, log_sd = torch.randn(2, 6, 3), torch.randn(2, 6, 3) * 0.7
+    posterior = Posterior(mean, log_sd)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, log_sd.exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(posterior.divergence(), expected)
+    many = torch.stack([posterior.draw() for _ in range(4000)])
+    torch.testing.assert_close(many.mean(dim=0), mean, rtol=0, atol=0.3)
+    torch.testing.assert_close(many.var(dim=0) / posterior.variance(), torch.ones_like(mean), rtol=0, atol=0.15)
+    assert Posterior(mean).draw() is mean
+    with pytest.raises(ValueError, match="variational: true"):
+        Posterior(mean).divergence()
+
+
+def test_the_loss_of_a_variational_encoder(counts: torch.Tensor) -> None:
+    """Divergences below the clamp cost the clamp; only training draws; what is decoded in use is the mean."""
+    model = small_model(autoencoder={"variational": True, "kl_weight": 0.5, "kl_clamp": 1e3, "unit_dropout": 0.0})
+    batch = model.context("b_s1", counts.numpy())
+    batch.bin_mask_BT[:, 15:] = False
+    _, _, parts = model.autoencoder(batch)
+    assert float(parts["divergence"]) == pytest.approx(0.5 * 1e3 * 4 * 3 * 15, rel=1e-5)
+    present = [float(model.autoencoder(batch)[2]["present"]) for _ in range(2)]
+    assert present[0] == present[1]
+    model.autoencoder.train()
+    assert len({float(model.autoencoder(batch)[2]["present"]) for _ in range(3)}) == 3
+    free = small_model(autoencoder={"variational": True, "kl_weight": 0.5, "kl_clamp": 0.0})
+    units = free.autoencoder.units(batch.unit_rows_BC)
+    posterior = free.autoencoder.posterior(batch.signal_BTC, units, batch.session_B)
+    expected = 0.5 * (posterior.divergence().sum(dim=-1) * batch.bin_mask_BT).sum()
+    torch.testing.assert_close(free.autoencoder(batch)[2]["divergence"], expected.detach())
+    assert torch.equal(free.autoencoder.encode(batch.signal_BTC, units, batch.session_B), posterior.mean_BTL)
+
+
+def test_an_encoder_that_sees_both_ways_does_not_see_padding(counts: torch.Tensor) -> None:
+    model = small_model(autoencoder={"causal": False})
+    short = model.context("b_s1", counts[:, :15].numpy())
+    padded = model.context("b_s1", counts.numpy())
+    padded.bin_mask_BT[:, 15:] = False
+    torch.testing.assert_close(model.encode(padded)[:, :15], model.encode(short), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.reconstruct(padded)[:, :15], model.reconstruct(short), rtol=1e-4, atol=1e-5)
+    losses = [float(model.autoencoder(batch)[0].detach()) for batch in (short, padded)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_model_that_knows_the_future_does_not_forecast(counts: torch.Tensor, tmp_path: Path) -> None:
+    model = load(save(small_model(autoencoder={"causal": False}), tmp_path / "export"))
+    context, nothing = (model.context("b_s1", part.numpy()) for part in (counts, counts[:, :0]))
+    for use in (model.rollout, model.forecast):
+        with pytest.raises(ValueError, match=r"trained with autoencoder.causal: false.* cannot forecast"):
+            use(context, 3, 2)
+    assert model.rollout(nothing, 3, 2).counts.shape == (2, 3, 3, 8)
+    assert model.forecast(nothing, 3, 2)[0].shape == (3, 3, 8)
+    assert model.reconstruct(context).shape == (3, 20, 8)
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "an autoencoder that sees both ways" in card
+    assert "It cannot forecast" in card
+
+
+def test_settings_that_cannot_work_are_named() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(
+            AutoencoderConfig,
+            {"history_bins": -1, "history_cap": 0, "posterior_draws": 8, "kl_clamp": -1, "decoder_hidden": -2},
+            "test",
+        )
+    for name in ("history_bins", "history_cap", "posterior_draws: 8 draws", "kl_clamp", "decoder_hidden"):
+        assert name in str(caught.value)
 
 
 def test_whitening_whitens_and_comes_back() -> None:
@@ -103,6 +194,22 @@ def test_whitening_whitens_and_comes_back() -> None:
     both = mask[:, 1:] & mask[:, :-1]
     steps = (whitening(latents)[:, 1:] - whitening(latents)[:, :-1])[both]
     np.testing.assert_allclose(whitening.increment_sd.numpy(), steps.square().mean(dim=0).sqrt().numpy(), rtol=1e-3)
+
+
+def test_whitening_of_draws_counts_their_variance_in() -> None:
+    """The moments of independent draws, without drawing: covariance and steps gain the mean variance."""
+    torch.manual_seed(0)
+    means, sds = torch.randn(30, 20, 3).cumsum(dim=1) * 0.3, torch.rand(30, 20, 3) + 0.2
+    mask = torch.rand(30, 20) < 0.9
+    exact, drawn = LatentMoments(3), LatentMoments(3)
+    exact.add(means, mask, sds.square())
+    for _ in range(200):
+        drawn.add(means + sds * torch.randn_like(means), mask)
+    made = [Whitening(3), Whitening(3)]
+    exact.write_into(made[0])
+    drawn.write_into(made[1])
+    for name in ("mean", "matrix", "increment_sd"):
+        torch.testing.assert_close(getattr(made[0], name), getattr(made[1], name), rtol=0.02, atol=0.02)
 
 
 def test_collapsed_latents_are_refused() -> None:

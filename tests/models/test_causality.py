@@ -6,7 +6,7 @@ import torch
 
 from neurochorus.models import TransformerConfig
 from neurochorus.models.backbones.transformer import Transformer
-from neurochorus.models.dynamics import LatentSequence
+from neurochorus.models.dynamics import CausalDynamics, LatentSequence
 from neurochorus.models.dynamics.running_means import last_running_means, running_means
 from tests.models.conftest import small_model
 
@@ -19,9 +19,18 @@ def changed_after(counts: torch.Tensor, bin_: int) -> torch.Tensor:
     return changed
 
 
-@pytest.mark.parametrize("modality", ["spikes", "continuous"])
-def test_encoder_gain_and_reconstruction(counts: torch.Tensor, modality: str) -> None:
-    model = small_model(modality=modality)
+@pytest.mark.parametrize(
+    ("modality", "autoencoder"),
+    [
+        ("spikes", {}),
+        ("continuous", {}),
+        ("spikes", {"history_bins": 4, "rate": "softplus", "decoder_hidden": 8}),
+        ("spikes", {"history_bins": 4, "observation": "negative_binomial", "variational": True}),
+        ("continuous", {"history_bins": 4, "variational": True}),
+    ],
+)
+def test_encoder_gain_and_reconstruction(counts: torch.Tensor, modality: str, autoencoder: dict[str, object]) -> None:
+    model = small_model(modality=modality, autoencoder=autoencoder)
     one = model.context("b_s1", counts.numpy())
     other = model.context("b_s1", changed_after(counts, BIN).numpy())
     assert torch.equal(model.encode(one)[:, : BIN + 1], model.encode(other)[:, : BIN + 1])
@@ -31,40 +40,34 @@ def test_encoder_gain_and_reconstruction(counts: torch.Tensor, modality: str) ->
     assert torch.equal(slow_one[:, : BIN + 1], slow_other[:, : BIN + 1])
     assert not torch.equal(slow_one[:, BIN + 1], slow_other[:, BIN + 1])
     assert torch.equal(model.reconstruct(one)[:, : BIN + 1], model.reconstruct(other)[:, : BIN + 1])
+    own_one, own_other = (model.autoencoder.own_past(batch.signal_BTC, units) for batch in (one, other))
+    assert torch.equal(own_one[:, : BIN + 2], own_other[:, : BIN + 2])
+    assert not torch.equal(own_one[:, BIN + 2], own_other[:, BIN + 2])
+
+
+def test_an_encoder_that_sees_both_ways_does(counts: torch.Tensor) -> None:
+    model = small_model(autoencoder={"causal": False, "history_bins": 4})
+    one = model.context("b_s1", counts.numpy())
+    other = model.context("b_s1", changed_after(counts, BIN).numpy())
+    assert not torch.isclose(model.encode(one)[:, 0], model.encode(other)[:, 0]).all()
+    units = model.autoencoder.units(one.unit_rows_BC)
+    own_one, own_other = (model.autoencoder.own_past(batch.signal_BTC, units) for batch in (one, other))
+    assert torch.equal(own_one[:, : BIN + 2], own_other[:, : BIN + 2])
 
 
 def test_dynamics_read_only_the_past() -> None:
-    model = small_model(history_scales=[1, 4])
+    dynamics = small_model(history_scales=[1, 4]).dynamics
+    assert isinstance(dynamics, CausalDynamics)
     latents = torch.randn(2, 20, 4)
     changed = latents.clone()
     changed[:, BIN + 1 :] += 1.0
 
     def hidden(latent: torch.Tensor) -> torch.Tensor:
-        return model.dynamics.hidden(LatentSequence.plain(latent))
+        return dynamics.hidden(LatentSequence.plain(latent))
 
     # what predicts bin t + 1 has read bins up to t
     assert torch.equal(hidden(latents)[:, : BIN + 2], hidden(changed)[:, : BIN + 2])
     assert not torch.equal(hidden(latents)[:, BIN + 2], hidden(changed)[:, BIN + 2])
-
-
-@pytest.mark.parametrize("window", [None, 1, 5])
-def test_cache_continues_as_the_whole_sequence_would(window: int | None) -> None:
-    torch.manual_seed(0)
-    config = TransformerConfig(width=16, blocks=2, heads=2, attention_window=window)
-    transformer = Transformer(config).eval()
-    tokens = torch.randn(3, 12, 16)
-    whole = transformer(tokens)
-    cache = transformer.new_cache(3, 12)
-    pieces = [transformer(tokens[:, :5], cache), transformer(tokens[:, 5:8], cache)]
-    pieces += [transformer(tokens[:, t : t + 1], cache) for t in range(8, 12)]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-5, atol=1e-6)
-
-
-def test_a_full_cache_is_refused() -> None:
-    transformer = Transformer(TransformerConfig(width=16, blocks=1, heads=2))
-    cache = transformer.new_cache(1, 4)
-    with pytest.raises(ValueError, match="holds 4 tokens, 0 are filled and 5 more"):
-        transformer(torch.zeros(1, 5, 16), cache)
 
 
 def test_attention_window_forgets() -> None:

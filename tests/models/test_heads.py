@@ -1,139 +1,186 @@
-"""Heads against closed forms and other people's code."""
+"""What holds for every head: rows by themselves, masks, several targets, precision, two modes."""
 
-import math
+from typing import Any
 
-import numpy as np
 import pytest
-import scoringrules
 import torch
+from torch import Tensor
 
-from neurochorus.models.heads import HeadsConfig, build_head, energy_score_loss
-from neurochorus.models.heads.base import masked_mean
-from neurochorus.models.heads.flow import FlowHead, FlowHeadConfig
-from neurochorus.models.heads.gaussian import GaussianHead, GaussianHeadConfig
-from neurochorus.models.heads.solvers import SOLVERS, integrate
-
-HEADS = ("energy", "flow", "gaussian")
-
-
-@pytest.mark.parametrize("samples", [2, 8])
-def test_energy_loss_is_twice_the_fair_energy_score(samples: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(samples, 6, 5, 4, generator=generator, dtype=torch.float64)
-    target = torch.randn(6, 5, 4, generator=generator, dtype=torch.float64)
-    ours = energy_score_loss(drawn, target).numpy()
-    theirs = scoringrules.es_ensemble(target.numpy(), drawn.numpy(), m_axis=0, v_axis=-1, estimator="fair")
-    np.testing.assert_allclose(ours, 2 * np.asarray(theirs), rtol=1e-10)
-
-
-def test_energy_loss_gradient_is_finite_where_samples_coincide() -> None:
-    drawn = torch.zeros(4, 3, 2, requires_grad=True)
-    for beta in (0.5, 1.0, 1.5):
-        (gradient,) = torch.autograd.grad(energy_score_loss(drawn, torch.ones(3, 2), beta).sum(), drawn)
-        assert torch.isfinite(gradient).all()
+from neurochorus.models.heads import (
+    EnergyHeadConfig,
+    FlowHeadConfig,
+    Head,
+    HeadsConfig,
+    LangevinHeadConfig,
+    build_head,
+)
+from neurochorus.models.heads.base import drawn_targets, masked_mean, waves
+from tests.models.head_training import (
+    HIDDEN,
+    bimodal_step,
+    in_the_middle,
+    randomise,
+    samples_of,
+    train,
+)
 
 
-def test_flow_loss_at_the_gaussian_optimum_is_sd_times_half_pi() -> None:
-    """Independent N(0, s^2) targets: the untrained head is exactly the preconditioner a(t), the optimum."""
+def energy(**settings: Any) -> tuple[str, HeadsConfig]:
+    return "energy", HeadsConfig(energy=EnergyHeadConfig(width=32, blocks=2, noise=8, **settings))
+
+
+def flow(**settings: Any) -> tuple[str, HeadsConfig]:
+    return "flow", HeadsConfig(flow=FlowHeadConfig(width=32, blocks=2, **settings))
+
+
+def langevin(**settings: Any) -> tuple[str, HeadsConfig]:
+    return "langevin", HeadsConfig(langevin=LangevinHeadConfig(width=32, blocks=2, **settings))
+
+
+HEADS = {
+    "energy": energy(samples=8),
+    "energy, shift": energy(temperature_acts_on="shift"),
+    "kernel": energy(samples=8, rule="kernel"),
+    "laplace": energy(samples=8, rule="kernel", kernel="laplace"),
+    "crps": energy(samples=8, rule="crps"),
+    "variogram": energy(variogram_weight=1.0),
+    "flow": flow(),
+    "flow, hidden": flow(source="hidden", solver="exponential"),
+    "antithetic": flow(antithetic=True, times="logit_normal"),
+    "adaptive": flow(solver="adaptive"),
+    "shortcut": flow(variant="shortcut", steps=1, source="hidden"),
+    "langevin": langevin(),
+    "langevin, standard": langevin(source="standard"),
+    "gaussian": ("gaussian", HeadsConfig()),
+}
+every_head = pytest.mark.parametrize("case", HEADS)
+
+
+def make(case: str, latents: int = 3, random: float = 0.0) -> Head:
+    """The head of a case, with normal weights of sd `random` in place of its own when that is not zero."""
     torch.manual_seed(0)
-    for sd in (0.5, 1.0):
-        head = FlowHead(FlowHeadConfig(residual_sd=sd, draws=1), hidden=4, latents=6)
-        target = sd * torch.randn(400, 200, 6)
-        loss = head.loss(torch.zeros(400, 200, 4), target, torch.ones(400, 200, dtype=torch.bool))
-        # integral over t of s^2 / ((1 - t)^2 + t^2 s^2)
-        assert float(loss.detach()) == pytest.approx(sd * math.pi / 2, rel=0.01)
+    name, config = HEADS[case]
+    head = build_head(name, config, HIDDEN, latents)
+    if random:
+        randomise(head, random)
+    return head
 
 
-def test_flow_samples_of_the_preconditioner_have_the_stated_sd() -> None:
-    """Noise in directions without data must shrink to the data's spread, not keep unit variance (AFM's defect)."""
-    head = FlowHead(FlowHeadConfig(residual_sd=0.3, steps=32, solver="midpoint"), hidden=4, latents=5)
-    samples = head.sample(torch.zeros(1, 4), 4000, torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(samples.std(dim=0).detach().numpy(), 0.3, rtol=0.06)
+def tokens(latents: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(2, 6, HIDDEN, generator=generator)
+    return hidden, torch.randn(2, 6, latents, generator=generator), torch.ones(2, 6, dtype=torch.bool)
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("rk4", 4)])
-def test_solver_orders(solver: str, order: int) -> None:
-    """dx/dt = x cos t has x(1) = exp(sin 1); halving the step divides the error by 2^order."""
-    assert set(SOLVERS) == {"euler", "midpoint", "heun", "rk4"}
-    start, exact = torch.ones(1, dtype=torch.float64), math.exp(math.sin(1.0))
-    errors = [abs(float(integrate(lambda x, t: x * math.cos(t), start, steps, solver)) - exact) for steps in (16, 32)]
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+def seeded_loss(head: Head, hidden: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    torch.manual_seed(1)
+    return head(hidden, target, mask)
 
 
-def test_gaussian_loss_matches_the_dense_density_and_its_samples_the_covariance() -> None:
-    torch.manual_seed(0)
-    head = GaussianHead(GaussianHeadConfig(rank=2), hidden=4, latents=3)
-    torch.nn.init.normal_(head.output.weight, std=0.5)
-    hidden, target = torch.randn(1, 1, 4), torch.randn(1, 1, 3)
-    mean, sd, factor = (part[0, 0] for part in head.parameters_of(hidden))
-    covariance = factor @ factor.T + torch.diag(sd.square())
-    dense = torch.distributions.MultivariateNormal(mean, covariance)
-    loss = head.loss(hidden, target, torch.ones(1, 1, dtype=torch.bool))
-    assert float(loss.detach()) == pytest.approx(-float(dense.log_prob(target[0, 0]).detach()) / 3, rel=1e-5)
-    samples = head.sample(hidden[:, 0], 40_000, torch.Generator().manual_seed(0))[:, 0].detach()
-    np.testing.assert_allclose(np.cov(samples.numpy().T), covariance.detach().numpy(), atol=0.05)
-    np.testing.assert_allclose(samples.mean(dim=0).numpy(), mean.detach().numpy(), atol=0.03)
+def gradients(head: Head, loss: Tensor) -> dict[str, Tensor]:
+    head.zero_grad()
+    loss.backward()
+    missing = [name for name, parameter in head.named_parameters() if parameter.grad is None]
+    assert not missing, f"no gradient reaches {missing}"
+    return {name: parameter.grad.clone() for name, parameter in head.named_parameters() if parameter.grad is not None}
 
 
-def train_on_bimodal(name: str) -> torch.Tensor:
-    """2,000 samples of a head trained on targets +2 or -2 (sd 0.2) that the hidden state does not tell apart."""
-    torch.manual_seed(0)
-    head = build_head(name, HeadsConfig(), hidden=4, latents=1)
-    optimizer = torch.optim.Adam(head.parameters(), lr=2e-3)
-    hidden, mask = torch.zeros(1, 256, 4), torch.ones(1, 256, dtype=torch.bool)
-    for _ in range(400):
-        target = torch.randn(1, 256, 1) * 0.2 + 2.0 * (torch.randint(0, 2, (1, 256, 1)) * 2 - 1)
-        optimizer.zero_grad()
-        head.loss(hidden, target, mask).backward()
-        optimizer.step()
-    return head.sample(torch.zeros(1, 4), 2000, torch.Generator().manual_seed(1))[:, 0, 0].detach()
-
-
-@pytest.mark.parametrize("name", ["energy", "flow"])
-def test_energy_and_flow_find_both_modes(name: str) -> None:
-    samples = train_on_bimodal(name)
-    near_a_mode = ((samples.abs() - 2.0).abs() < 0.8).float().mean()
-    assert float(near_a_mode) > 0.85
-    assert 0.35 < float((samples > 0).float().mean()) < 0.65
-
-
-def test_a_gaussian_head_cannot() -> None:
-    samples = train_on_bimodal("gaussian")
-    assert float(((samples.abs() - 2.0).abs() < 0.8).float().mean()) < 0.7
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_a_row_is_sampled_from_its_own_generator(name: str) -> None:
-    torch.manual_seed(0)
-    head = build_head(name, HeadsConfig(), hidden=4, latents=3)
-    for parameter in head.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    hidden = torch.randn(3, 4)
+@every_head
+def test_a_row_is_sampled_from_its_own_generator(case: str) -> None:
+    head, hidden = make(case, random=0.3), torch.randn(3, HIDDEN)
 
     def generators(numbers: list[int]) -> list[torch.Generator]:
         return [torch.Generator().manual_seed(number) for number in numbers]
 
-    together = head.sample(hidden, 2, generators([1, 2, 3]))
-    alone = head.sample(hidden[1:2], 2, generators([2]))
+    with torch.no_grad():
+        together = head.sample(hidden, 2, generators([1, 2, 3]))
+        alone = head.sample(hidden[1:2], 2, generators([2]))
     assert together.shape == (2, 3, 3)
-    torch.testing.assert_close(alone[:, 0], together[:, 1])
+    torch.testing.assert_close(alone[:, 0], together[:, 1], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together[0], together[1])
     with pytest.raises(ValueError, match="2 generators for 3 rows"):
         head.sample(hidden, 1, generators([1, 2]))
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_masked_tokens_do_not_count(name: str) -> None:
-    torch.manual_seed(0)
-    head = build_head(name, HeadsConfig(), hidden=4, latents=3)
-    hidden, target, mask = torch.randn(2, 6, 4), torch.randn(2, 6, 3), torch.ones(2, 6, dtype=torch.bool)
+@every_head
+def test_the_same_seed_gives_the_same_draws(case: str) -> None:
+    head = make(case, random=0.3)
+    assert torch.equal(samples_of(head, 5), samples_of(head, 5))
+    assert not torch.allclose(samples_of(head, 5), samples_of(head, 5, seed=2))
+
+
+@every_head
+def test_masked_tokens_do_not_count(case: str) -> None:
+    head, (hidden, target, mask) = make(case), tokens()
     mask[:, 4:] = False
-    torch.manual_seed(1)
-    loss = head.loss(hidden, target, mask)
+    loss = seeded_loss(head, hidden, target, mask)
     target[:, 4:] += 100.0
-    torch.manual_seed(1)
-    assert torch.equal(head.loss(hidden, target, mask), loss)
-    assert float(head.loss(hidden, target, torch.zeros_like(mask)).detach()) == 0.0
+    assert torch.equal(seeded_loss(head, hidden, target, mask), loss)
+    assert float(seeded_loss(head, hidden, target, torch.zeros_like(mask)).detach()) == 0.0
+
+
+@every_head
+def test_gradients_of_a_new_head_are_finite_and_reach_every_parameter(case: str) -> None:
+    head, (hidden, target, mask) = make(case), tokens()
+    hidden.requires_grad_()
+    made = gradients(head, seeded_loss(head, hidden, target, mask))
+    assert all(torch.isfinite(gradient).all() for gradient in made.values())
+    assert any(gradient.norm() > 0 for gradient in made.values())
+    assert hidden.grad is not None
+    assert torch.isfinite(hidden.grad).all()
+
+
+@every_head
+def test_bfloat16_autocast_gives_the_gradients_of_float32_to_rounding(case: str) -> None:
+    head, (hidden, target, mask) = make(case, random=0.1), tokens()
+    exact = gradients(head, seeded_loss(head, hidden, target, mask))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = seeded_loss(head, hidden, target, mask)
+        assert loss.dtype == torch.float32
+        rounded = gradients(head, loss)
+        assert torch.isfinite(samples_of(head, 10)).all()
+    for name, gradient in exact.items():
+        assert float((rounded[name] - gradient).norm()) <= 0.1 * float(gradient.norm()), name
+
+
+@every_head
+def test_of_several_targets_the_loss_is_the_mean(case: str) -> None:
+    """Three targets a token against each by itself; exactly the mean where all are used, else in expectation."""
+    head, many = make(case, random=0.1), 4000
+    torch.manual_seed(0)
+    hidden, mask = torch.randn(1, many, HIDDEN), torch.ones(1, many, dtype=torch.bool)
+    targets = torch.randn(3, 1, many, 3) * torch.tensor([0.1, 1.0, 2.0]).view(3, 1, 1, 1)
+    with torch.no_grad():
+        together = seeded_loss(head, hidden, targets, mask)
+        apart = torch.stack([seeded_loss(head, hidden, target, mask) for target in targets])
+    exact = head.name in ("energy", "gaussian")
+    torch.testing.assert_close(together, apart.mean(), rtol=1e-5 if exact else 0.05, atol=1e-6)
+    assert float(apart[2] - apart[0]) > 0.1 * float(together)
+
+
+def test_drawn_targets_take_each_target_equally_often() -> None:
+    torch.manual_seed(0)
+    targets = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 2, 500, 4)
+    drawn = drawn_targets(targets, 5)
+    assert drawn.shape == (5, 2, 500, 4)
+    assert torch.equal(drawn[..., 0], drawn[..., 3]), "a target is taken as a whole"
+    assert all(abs(float((drawn == target).float().mean()) - 1 / 3) < 0.02 for target in range(3))
+
+
+@pytest.mark.parametrize("case", ["energy", "kernel", "laplace", "crps", "flow", "flow, hidden", "langevin"])
+def test_both_modes_of_a_bimodal_step_are_found(case: str) -> None:
+    head = make(case, latents=1)
+    train(head, bimodal_step, steps=400, learning_rate=5e-3, tokens=128)
+    samples = samples_of(head)
+    assert in_the_middle(samples) < 0.05
+    assert 0.4 < float((samples > 0).float().mean()) < 0.6
+    assert float(((samples.abs() - 1).abs() < 0.3).float().mean()) > 0.9
+
+
+def test_a_gaussian_head_fills_the_middle() -> None:
+    head = make("gaussian", latents=1)
+    train(head, bimodal_step, steps=100, learning_rate=0.03)
+    assert in_the_middle(samples_of(head)) > 0.3
 
 
 def test_masked_mean() -> None:
@@ -141,6 +188,11 @@ def test_masked_mean() -> None:
     assert float(masked_mean(loss, torch.tensor([[True, True, False]]))) == 1.5
 
 
+def test_waves_are_sines_and_cosines_of_half_periods() -> None:
+    half = waves(torch.tensor([[0.5]]), 4)
+    torch.testing.assert_close(half, torch.tensor([[1.0, 0.0, 0.0, -1.0]]), atol=1e-6, rtol=0.0)
+
+
 def test_unknown_head_names_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match="'diffusion' is unknown; valid: energy, flow, gaussian"):
+    with pytest.raises(ValueError, match="'diffusion' is unknown; valid: energy, flow, gaussian, langevin"):
         build_head("diffusion", HeadsConfig(), 4, 3)

@@ -5,7 +5,9 @@ import pytest
 from scipy.stats import gaussian_kde
 
 from neurochorus.pretrain.evaluation.population_statistics import (
+    bulk_count,
     correlation_rmse,
+    full_matrix_rmse,
     mean_rates,
     pairwise_correlations,
     population_count_kl,
@@ -39,6 +41,8 @@ def test_correlation_rmse_relates_to_that_of_ldns():
     value = correlation_rmse(generated, recorded)
     assert value == pytest.approx(0.3, abs=0.05)
     assert ldns == pytest.approx(value * np.sqrt(4 / 10), rel=1e-9)
+    matrices = (pairwise_correlations(counts) for counts in (generated, recorded))
+    assert full_matrix_rmse(*matrices) == pytest.approx(ldns, rel=1e-9)
 
 
 def test_silent_units_are_left_out_of_the_correlations():
@@ -72,6 +76,17 @@ def test_halves_of_the_same_data_are_near_and_the_largest_count_matters():
     assert population_count_kl(recorded[::2], recorded[1::2]) < 0.01
     whole = population_count_kl(generated, recorded)
     assert population_count_kl(generated, recorded, largest_count=3) != pytest.approx(whole, rel=0.05)
+
+
+def test_a_bin_far_out_moves_the_divergence_but_not_that_of_the_bulk():
+    rng = np.random.default_rng(6)
+    recorded, generated = shared_input_counts(rng, 0.4), shared_input_counts(rng, 0.4)
+    bulk = bulk_count(recorded)
+    assert (recorded.sum(axis=2) <= bulk).mean() >= 0.999
+    before = population_count_kl(generated, recorded, bulk)
+    generated[0, 0] = 50
+    assert population_count_kl(generated, recorded) == np.inf
+    assert population_count_kl(generated, recorded, bulk) == pytest.approx(before, abs=2e-3)
 
 
 def test_activity_without_variation_has_no_density():

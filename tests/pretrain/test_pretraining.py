@@ -79,10 +79,11 @@ def test_every_parameter_is_in_one_group_and_tables_do_not_decay() -> None:
     assert of[id(model.autoencoder.read_in_rows.weight)]["weight_decay"] == 0.05
     assert of[id(model.autoencoder.unit_offsets.weight)]["weight_decay"] == 0.0
     assert of[id(model.dynamics.session_vectors.weight)]["weight_decay"] == 0.0
-    assert of[id(model.dynamics.transformer.norm.weight)]["weight_decay"] == 0.0
-    assert of[id(model.dynamics.read.weight)]["weight_decay"] == 0.1
+    assert of[id(model.get_parameter("dynamics.transformer.norm.weight"))]["weight_decay"] == 0.0
+    read = model.get_parameter("dynamics.read.weight")
+    assert of[id(read)]["weight_decay"] == 0.1
     assert {of[id(parameter)]["factor"] for parameter in model.dynamics.head.parameters()} == {0.25}
-    assert of[id(model.dynamics.read.weight)]["factor"] == 1.0
+    assert of[id(read)]["factor"] == 1.0
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -34,6 +34,9 @@ QUIET = AutoencoderConfig(
     unit_dropout=0.0,
     latent_dropout=0.0,
     future_weights={1: 0.5, 3: 1.0},
+    observation="negative_binomial",
+    history_bins=2,
+    decoder_hidden=8,
 )
 
 

@@ -1,0 +1,55 @@
+"""Starting a run from parts of another model: its autoencoder, and the dynamics on it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from neurochorus.data_shards.manifest import SessionEntry
+from neurochorus.data_shards.seeds import seed_number
+from neurochorus.models import JointConfig, NeuralModel, load
+from neurochorus.pretrain.config import RunConfig
+
+
+def adopt_autoencoder(config: RunConfig, entries: Sequence[SessionEntry]) -> NeuralModel:
+    """A model with new dynamics on the autoencoder of another export of the same sessions."""
+    path = config.autoencoder.init
+    assert path is not None
+    torch.manual_seed(seed_number(f"{config.run.seed}/weights"))
+    source = load(path)
+    if source.config.autoencoder != config.model.autoencoder:
+        raise ValueError(
+            f"autoencoder.init {path}: its autoencoder settings differ from model.autoencoder of this run; copy them"
+        )
+    known, wanted = [s.session_id for s in source.registry.sessions], [entry.session_id for entry in entries]
+    if sorted(known) != sorted(wanted):
+        odd = sorted(set(known) ^ set(wanted))
+        raise ValueError(
+            f"autoencoder.init {path}: its sessions are not those of this run ({', '.join(odd[:5])} differ): "
+            "choose the same with data.sessions, or add sessions with launch/finetune.py"
+        )
+    for entry in entries:
+        source.registry.rows(entry)
+    model = NeuralModel(config.model, source.registry)
+    take_autoencoder(model, source)
+    return model
+
+
+def take_autoencoder(model: NeuralModel, source: NeuralModel) -> None:
+    """Give `model` the trained autoencoder of `source`, and the whitening that belongs to it."""
+    model.autoencoder.load_state_dict(source.autoencoder.state_dict())
+    model.whitening.load_state_dict(source.whitening.state_dict())
+    model.dynamics.increment_sd.copy_(source.whitening.increment_sd)
+
+
+def take_dynamics(model: NeuralModel, path: str) -> None:
+    """Give `model` the trained dynamics of another. Raises ValueError when their settings or heads differ."""
+    source = load(path)
+    for what, own, other in (
+        ("model.dynamics", *(replace(one.config.dynamics, joint=JointConfig()) for one in (model, source))),
+        ("model.head", model.config.head, source.config.head),
+        ("model.heads", model.config.heads, source.config.heads),
+    ):
+        if own != other:
+            raise ValueError(f"dynamics.init {path}: it was trained with another {what} than that of this run; copy it")
+    model.dynamics.load_state_dict(source.dynamics.state_dict())
