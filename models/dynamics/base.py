@@ -113,6 +113,15 @@ class Dynamics(nn.Module):
         kept_B11 = torch.rand(len(condition_BJD), 1, 1, device=condition_BJD.device) >= self.config.condition_dropout
         return condition_BJD * kept_B11
 
+    def _noisy(self, latent_BTL: Tensor) -> Tensor:
+        """What is read of the latents in training: with noise, since a rollout reads what it drew."""
+        if not (self.training and self.config.history_noise):
+            return latent_BTL
+        level: Tensor | float = self.config.history_noise
+        if self.config.noise_spread == "uniform":
+            level = level * torch.rand(len(latent_BTL), 1, 1, device=latent_BTL.device)
+        return latent_BTL + level * torch.randn_like(latent_BTL)
+
     def _chosen_head(self, name: str | None) -> Head:
         if name is None or name == self.head.name:
             return self.head

@@ -122,15 +122,6 @@ class CausalDynamics(Dynamics):
         read_BJ = read_of_patches(past_BTL, self.config.history_scales, self.config.patch_bins)
         return torch.cat((self.start.expand(past_BTL.shape[0], 1, -1), self.read(read_BJ)), dim=1)
 
-    def _noisy(self, latent_BTL: Tensor) -> Tensor:
-        config = self.config
-        if not (self.training and config.history_noise):
-            return latent_BTL
-        level: Tensor | float = config.history_noise
-        if config.noise_spread == "uniform":
-            level = level * torch.rand(len(latent_BTL), 1, 1, device=latent_BTL.device)
-        return latent_BTL + level * torch.randn_like(latent_BTL)
-
     def _with_gaps(self, latent_BTL: Tensor) -> Tensor:
         if not (self.training and self.config.history_dropout):
             return latent_BTL

@@ -111,14 +111,6 @@ class MaskedDynamics(Dynamics):
             valid_BJ = None if valid_BJ is None else F.pad(valid_BJ, (masked.buffer_tokens, 0), value=True)
         return self.transformer(x_BJD, mask_BT=valid_BJ)[:, masked.buffer_tokens :]
 
-    def _noisy(self, latent_BTL: Tensor) -> Tensor:
-        if not (self.training and self.config.history_noise):
-            return latent_BTL
-        level: Tensor | float = self.config.history_noise
-        if self.config.noise_spread == "uniform":
-            level = level * torch.rand(len(latent_BTL), 1, 1, device=latent_BTL.device)
-        return latent_BTL + level * torch.randn_like(latent_BTL)
-
     @torch.no_grad()
     def simulate(
         self,

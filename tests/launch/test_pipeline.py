@@ -98,6 +98,24 @@ def test_two_ranks_pretrain_and_export(work: Path) -> None:
     assert [session.session_id for session in load(run / "export").registry.sessions] == ["ant_s1", "ant_s2"]
 
 
+def test_a_joint_stage_goes_on_from_a_finished_model_and_resumes(work: Path) -> None:
+    finished = work / "straight" / "export"
+    parts = [f"autoencoder.init={finished}", f"dynamics.init={finished}"]
+    parts += ["joint.steps=3", "joint.learning_rate=1e-3", "model.dynamics.joint.bins=4"]
+    assert "joint stopped at step 1" in pretrain(work, "joint", *parts, "train.max_hours=1e-9")
+    assert "joint: resumed at step 1" in pretrain(work, "joint", *parts)
+    lines = [json.loads(line) for line in (work / "joint" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [("joint", 1), ("joint", 2), ("joint", 3)]
+    before, after = (load(path).state_dict() for path in (finished, work / "joint" / "export"))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"dynamics"}
+    other = command("pretrain.py", "--config", work / "config.yaml", f"run.dir={work / 'other'}",
+                    f"data.path={work / 'data'}", *parts, "model.head=flow")  # fmt: skip
+    assert other.returncode == 1
+    assert "dynamics.init" in other.stderr
+    assert "model.head" in other.stderr
+
+
 def test_a_stopped_run_continues_bit_for_bit(work: Path) -> None:
     """Stopped by its time budget after every step so far, then run to the end: the weights of the undisturbed run."""
     stopped = pretrain(work, "stopped", "train.max_hours=1e-9")

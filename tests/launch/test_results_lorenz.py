@@ -96,5 +96,5 @@ def test_the_whole_command_goes_on_where_it_stopped(data: Path, tmp_path: Path) 
     table = (tmp_path / "table.md").read_text()
     assert all(row.title in table for row in ROWS)
     again = succeed("results_lorenz.py", *arguments)
-    assert "training" not in again
+    assert "$ python" not in again
     assert (tmp_path / "table.md").read_text() == table

@@ -69,6 +69,8 @@ def test_the_end_is_a_forecast() -> None:
     spread = (made.counts - made.rates)[:, :, 24:].std()
     assert float(spread) == pytest.approx(NOISE_SD, rel=0.02)
     low, high = made.interval(0.9)
+    torch.testing.assert_close(low[0], made.rates[:, 0].quantile(0.05, dim=0))
+    torch.testing.assert_close(high[0], made.rates[:, 0].quantile(0.95, dim=0))
     truth = torch.from_numpy(mean @ READ_OUT.T)[:, 24:]
     assert bool(((low[:, 24:] < truth) & (truth < high[:, 24:])).all())
     assert bool((made.rate_sd[:, 24:] > 0).all())

@@ -1,39 +1,21 @@
-"""Masked dynamics: the published schedule, what may have no effect, and closed forms of a Gaussian process.
-
-`ExactDynamics` knows the conditional distributions of a stationary AR(1), so what it draws is wrong only where the
-order of drawing is. R rows, T bins, J tokens, U unknown bins.
-"""
+"""Masked dynamics: what may have no effect, the sum of the loss, and sampling."""
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import scipy.stats
 import torch
 from torch import Tensor
 
-from neurochorus.data_shards.settings import SettingsError, parse_settings
 from neurochorus.models import DynamicsConfig, HeadsConfig, LatentSequence, TransformerConfig, load, save
 from neurochorus.models.backbones import Transformer
 from neurochorus.models.dynamics import build_dynamics
 from neurochorus.models.dynamics.covariates import CovariateConfig
 from neurochorus.models.dynamics.masked import MaskedDynamics
-from neurochorus.models.dynamics.unmasking import (
-    MaskedConfig,
-    cosine_counts,
-    drawing_steps,
-    masking_ratio,
-    training_mask,
-    windows,
-)
-from neurochorus.models.heads import GaussianHeadConfig, Generators, Head, build_head
-from neurochorus.models.heads.base import normal
+from neurochorus.models.dynamics.unmasking import MaskedConfig, cosine_counts, windows
+from neurochorus.models.heads import GaussianHeadConfig, build_head
 from tests.models.conftest import small_model
-
-CPU = torch.device("cpu")
-RHO = 0.9
 
 
 def masked_dynamics(
@@ -68,173 +50,6 @@ def generators(count: int, first: int = 0) -> list[torch.Generator]:
 
 def nothing(latents: int = 1, rows: int = 1) -> LatentSequence:
     return LatentSequence.plain(torch.zeros(rows, 0, latents))
-
-
-def ar1(rows: int, bins: int) -> Tensor:
-    """Rows of a stationary AR(1) of variance 1 and lag-1 autocorrelation RHO, (rows, bins, 1)."""
-    latent = [torch.randn(rows, 1)]
-    for _ in range(bins - 1):
-        latent.append(RHO * latent[-1] + math.sqrt(1 - RHO**2) * torch.randn(rows, 1))
-    return torch.stack(latent, dim=1)
-
-
-def ar1_covariance(bins: int) -> Tensor:
-    bin_T = torch.arange(bins, dtype=torch.float64)
-    return RHO ** (bin_T[:, None] - bin_T).abs()
-
-
-def moments(latent_RT1: Tensor) -> tuple[float, float]:
-    """Variance, and variance of the differences of neighbours: 1 and 2 (1 - RHO) = 0.2 for `ar1`."""
-    return float(latent_RT1.var()), float((latent_RT1[:, 1:] - latent_RT1[:, :-1]).var())
-
-
-def bridge(value_T: Tensor, known_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (U,) and covariance (U, U) of the unknown bins of an AR(1) given the known ones."""
-    covariance = ar1_covariance(len(value_T))
-    weight = covariance[~known_T][:, known_T] @ torch.linalg.inv(covariance[known_T][:, known_T])
-    left = covariance[~known_T][:, ~known_T] - weight @ covariance[known_T][:, ~known_T]
-    return weight @ value_T[known_T].double(), left
-
-
-class ExactHead(Head):
-    name = "exact"
-
-    def sample(self, hidden_BD: Tensor, n: int, generator: Generators, temperature: float = 1.0) -> Tensor:
-        channels = int(math.sqrt(hidden_BD.shape[1]))  # p (p + 1) numbers: a mean and a triangular factor
-        mean, factor = hidden_BD.split([channels, channels**2], dim=-1)
-        noise = normal(n, len(hidden_BD), channels, generator, hidden_BD) * temperature
-        return mean + (factor.unflatten(-1, (channels, channels)) @ noise.unsqueeze(-1)).squeeze(-1)
-
-
-class ExactDynamics(MaskedDynamics):
-    """Its hidden states are the exact conditional mean and Cholesky factor of each token of an AR(1)."""
-
-    def hidden(self, token_BJP: Tensor, known_BJ: Tensor, valid_BJ: Tensor | None, condition_BJD: Tensor) -> Tensor:
-        rows, tokens, patch = token_BJP.shape
-        known_BT = known_BJ.repeat_interleave(patch, dim=1).double()
-        covariance = ar1_covariance(tokens * patch)
-        seen = known_BT[:, :, None] * covariance * known_BT[:, None, :] + torch.diag_embed(1 - known_BT)
-        gain = torch.linalg.solve(seen, known_BT[:, :, None] * covariance).transpose(1, 2)
-        mean_BJP = (gain @ (known_BT.unsqueeze(-1) * token_BJP.double().view(rows, -1, 1))).view(rows, tokens, patch)
-        left = covariance - gain @ (known_BT[:, :, None] * covariance)
-        blocks = torch.stack([left[:, j : j + patch, j : j + patch] for j in range(0, tokens * patch, patch)], dim=1)
-        unknown = (~known_BJ).double()[:, :, None, None]
-        factor = torch.linalg.cholesky(blocks * unknown + (1 - unknown) * torch.eye(patch))
-        return torch.cat((mean_BJP, factor.flatten(2)), dim=-1).float()
-
-
-def exact_dynamics(**settings: object) -> ExactDynamics:
-    dynamics = masked_dynamics(**settings)  # type: ignore[arg-type]
-    dynamics.__class__ = ExactDynamics
-    dynamics.head = ExactHead()
-    assert isinstance(dynamics, ExactDynamics)
-    return dynamics
-
-
-# --- orders and schedules
-
-
-def test_the_cosine_schedule_is_the_published_one() -> None:
-    """The counts of reference 5b for 140 bins in 32 steps; one token a step when there are fewer tokens than steps."""
-    published = [1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 4, 6, 5, 6, 6, 6, 6, 6, 6, 7, 6, 7, 7, 7, 7, 6]
-    assert cosine_counts(140, 32) == published
-    assert cosine_counts(10, 32) == [1] * 10
-    assert cosine_counts(24, 24) == [1] * 24
-    assert cosine_counts(7, 1) == [7]
-    assert cosine_counts(0, 4) == []
-    for tokens in (1, 2, 5, 31, 100):
-        counts = cosine_counts(tokens, 9)
-        assert sum(counts) == tokens
-        assert min(counts) >= 1
-        assert len(counts) <= 9
-
-
-def test_the_masking_ratio_is_a_truncated_normal() -> None:
-    torch.manual_seed(0)
-    ratio = masking_ratio(MaskedConfig(), 50_000, CPU)
-    exact = scipy.stats.truncnorm((0.7 - 1.0) / 0.25, 0.0, loc=1.0, scale=0.25)
-    assert float(ratio.mean()) == pytest.approx(exact.mean(), abs=0.002)
-    assert float(ratio.std()) == pytest.approx(exact.std(), abs=0.002)
-    assert 0.7 <= float(ratio.min()) <= float(ratio.max()) <= 1.0
-    together = masking_ratio(MaskedConfig(ratio_per="batch"), 64, CPU)
-    assert together.shape == (64, 1)
-    assert len(together.unique()) == 1
-    far = masking_ratio(MaskedConfig(ratio_mean=50.0, ratio_sd=0.1), 5, CPU)
-    assert 0.69999 < float(far.min()) <= float(far.max()) <= 1.0
-
-
-def test_training_hides_valid_tokens_only() -> None:
-    torch.manual_seed(0)
-    valid = torch.ones(300, 20, dtype=torch.bool)
-    valid[100:, 12:] = False
-    valid[200:] = False
-    hidden = training_mask(MaskedConfig(), valid)
-    assert not bool((hidden & ~valid).any())
-    assert set(hidden[:100].sum(dim=1).tolist()) == set(range(15, 21))
-    assert set(hidden[100:200].sum(dim=1).tolist()) == {9, 10, 11, 12}
-    assert float(hidden[:100].float().mean(dim=0).min()) > 0.8  # every place alike
-
-
-def test_a_known_start_hides_nothing_of_it() -> None:
-    torch.manual_seed(0)
-    config = MaskedConfig(known_start=1.0, ratio_lowest=1.0)
-    hidden = training_mask(config, torch.ones(400, 10, dtype=torch.bool))
-    starts = 10 - hidden.sum(dim=1)
-    assert set(starts.tolist()) == set(range(10))  # at least one bin is hidden
-    assert bool((hidden[:, 1:] | ~hidden[:, :-1]).all())  # once hidden, hidden to the end
-
-
-@pytest.mark.parametrize("order", ["random", "spread", "left_to_right"])
-def test_every_order_draws_each_unknown_token_once(order: str) -> None:
-    unknown = torch.rand(6, 21, generator=torch.Generator().manual_seed(0)) < 0.7
-    unknown[5] = False
-    config = MaskedConfig(order=order, steps=5)  # type: ignore[arg-type]
-    steps = drawing_steps(unknown, config, generators(6))
-    assert torch.equal(steps >= 0, unknown)
-    for row in range(6):
-        counts = torch.bincount(steps[row][unknown[row]]).tolist()
-        assert counts == cosine_counts(int(unknown[row].sum()), 5)
-    alone = drawing_steps(unknown[2:3], config, generators(1, first=2))
-    assert torch.equal(alone[0], steps[2])
-    if order != "left_to_right":
-        assert not torch.equal(steps, drawing_steps(unknown, config, generators(6, first=50)))
-
-
-@pytest.mark.parametrize("tokens", [1, 2, 3, 16, 20, 24, 33, 140])
-def test_a_level_has_an_earlier_token_between_any_two(tokens: int) -> None:
-    unknown = torch.ones(30, tokens, dtype=torch.bool)
-    steps = drawing_steps(unknown, MaskedConfig(order="spread", schedule="levels"), generators(30))
-    assert int(steps.max()) == math.ceil(math.log2(tokens))
-    for row in steps.tolist():
-        for level in set(row):
-            places = [place for place, step in enumerate(row) if step == level]
-            for left, right in pairwise(places):
-                assert min(row[left:right]) < level
-
-
-def test_windows_cover_everything_and_overlap() -> None:
-    assert windows(10, 12, 0.5) == [(0, 10)]
-    assert windows(30, 12, 0.5) == [(0, 12), (6, 18), (12, 24), (18, 30)]
-    assert windows(25, 12, 0.5) == [(0, 12), (6, 18), (12, 24), (13, 25)]
-    assert windows(5, 2, 0.99) == [(0, 2), (1, 3), (2, 4), (3, 5)]
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        ({"ratio_lowest": 0.9, "ratio_highest": 0.8}, "ratio_lowest <= ratio_highest"),
-        ({"ratio_sd": 0.0}, "ratio_sd: expected a positive number"),
-        ({"known_start": 1.0}, r"known_start: expected a number in \[0, 1\)"),
-        ({"steps": 0}, "steps: expected 1 or more"),
-        ({"schedule": "levels", "order": "random"}, "levels are those of the order spread"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(values: dict, problem: str) -> None:
-    with pytest.raises(SettingsError, match=problem):
-        parse_settings(MaskedConfig, values, "settings")
-
-
-# --- what may have no effect
 
 
 @pytest.mark.parametrize("extras", [{}, {"buffer_tokens": 3, "positions": 12}, {"patch_bins": 3}])
@@ -357,9 +172,6 @@ def test_several_target_draws_average_the_loss(monkeypatch: pytest.MonkeyPatch) 
     together = dynamics(replace(sequence, targets_MBTL=targets))[0]
     apart = [dynamics(replace(sequence, targets_MBTL=target[None]))[0] for target in targets]
     torch.testing.assert_close(together, torch.stack(apart).mean())
-
-
-# --- sampling
 
 
 @pytest.mark.parametrize("settings", [{"order": "random"}, {"schedule": "levels"}, {"patch_bins": 2}])
@@ -494,85 +306,3 @@ def test_a_whole_model_in_masked_order(tmp_path: Path, counts: Tensor) -> None:
     torch.testing.assert_close(one.latents[:, 0], rollout.latents[:2, 1], rtol=1e-4, atol=1e-5)
     loaded = load(save(model, tmp_path / "export"))
     assert torch.equal(loaded.rollout(context, horizon=4, samples=3, seed=7).latents, rollout.latents)
-
-
-# --- closed forms: an AR(1) whose conditional distributions are exact
-
-
-def test_one_token_at_a_time_is_the_process_and_few_steps_are_not() -> None:
-    """The defect of drawing neighbours together, and what mends it: levels of the spread order, and patches."""
-    bins, rows = 24, 3000
-
-    def drawn(**settings: object) -> tuple[float, float]:
-        dynamics = exact_dynamics(**settings)
-        return moments(dynamics.simulate(nothing(), bins, rows, torch.Generator().manual_seed(0))[0])
-
-    for exact in ({"steps": bins, "order": "random"}, {"steps": bins}, {"schedule": "levels"}):
-        variance, step = drawn(**exact)
-        assert variance == pytest.approx(1.0, abs=0.05)
-        assert step == pytest.approx(0.2, abs=0.006)
-    random6, spread6, patches6, left6 = (
-        drawn(steps=6, **settings)[1]
-        for settings in ({"order": "random"}, {}, {"patch_bins": 4}, {"order": "left_to_right"})
-    )
-    assert patches6 == pytest.approx(0.2, abs=0.006)  # 6 patches of 4 bins in 6 steps
-    assert 0.2 < spread6 < 0.24
-    assert 0.27 < random6 < 0.33
-    assert left6 > 0.5
-
-
-def test_a_gap_is_filled_with_the_exact_bridge() -> None:
-    """Mean and covariance of the bins in a gap, and of bins after a context, given all that is known."""
-    torch.manual_seed(0)
-    value = ar1(1, 16)
-    for known in (torch.arange(16) % 11 < 5, torch.arange(16) < 7):
-        mean, covariance = bridge(value[0, :, 0], known)
-        for settings in ({"steps": 16, "order": "random"}, {"schedule": "levels"}):
-            dynamics = exact_dynamics(**settings)
-            filled = dynamics.fill(LatentSequence.plain(value), known[None], 6000, torch.Generator().manual_seed(1))
-            unknown = filled[0][:, ~known, 0].double()
-            torch.testing.assert_close(unknown.mean(dim=0), mean, rtol=0, atol=0.05)
-            torch.testing.assert_close(torch.cov(unknown.T), covariance, rtol=0, atol=0.05)
-
-
-def test_sliding_windows_go_on_without_a_seam() -> None:
-    dynamics = exact_dynamics(steps=16, order="random")
-    dynamics.longest_window.fill_(16)
-    drawn = dynamics.simulate(nothing(), 50, 3000, torch.Generator().manual_seed(0))[0]
-    step_T = (drawn[:, 1:] - drawn[:, :-1]).var(dim=0)
-    torch.testing.assert_close(step_T, torch.full_like(step_T, 0.2), rtol=0, atol=0.03)
-    torch.testing.assert_close(drawn.var(dim=0), torch.ones_like(drawn[0]), rtol=0, atol=0.12)
-    context = torch.full((1, 40, 1), 2.0)
-    after = dynamics.simulate(LatentSequence.plain(context), 3, 3000, torch.Generator().manual_seed(0))[0, :, :, 0]
-    exact = 2.0 * RHO ** torch.arange(1, 4)
-    torch.testing.assert_close(after.mean(dim=0), exact, rtol=0, atol=0.06)
-
-
-def test_a_trained_model_finds_the_process_and_the_bridge() -> None:
-    """Some ten seconds of training; then as above, to the accuracy of so small a model."""
-    dynamics = masked_dynamics(ratio_lowest=0.02, ratio_sd=10.0).train()
-    optimizer = torch.optim.Adam(dynamics.parameters(), lr=5e-3, betas=(0.9, 0.99))
-    steps, bins = 600, 12
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 5e-3 * min(1.0, step / 50) * (1 - step / steps)
-        optimizer.zero_grad()
-        loss, count, _ = dynamics(LatentSequence.plain(ar1(64, bins)))
-        (loss / count).backward()
-        torch.nn.utils.clip_grad_norm_(dynamics.parameters(), 1.0)
-        optimizer.step()
-    dynamics.eval()
-
-    def drawn(**masked: object) -> tuple[float, float]:
-        dynamics.config = replace(dynamics.config, masked=MaskedConfig(**masked))  # type: ignore[arg-type]
-        return moments(dynamics.simulate(nothing(), bins, 4000, torch.Generator().manual_seed(0))[0])
-
-    assert drawn(steps=3, order="random")[1] > 0.3  # neighbours drawn together: 0.37 where the conditionals are exact
-    for masked in ({"schedule": "levels"}, {"steps": bins, "order": "random"}):
-        assert drawn(**masked) == (pytest.approx(1.0, abs=0.15), pytest.approx(0.2, abs=0.05))
-    value, known = torch.zeros(1, bins, 1), torch.arange(bins) % 8 < 4
-    value[0, :4], value[0, 8:] = 1.5, -1.5  # without its right side the gap would stay above 0
-    mean, covariance = bridge(value[0, :, 0], known)
-    filled = dynamics.fill(LatentSequence.plain(value), known[None], 4000, torch.Generator().manual_seed(1))
-    unknown = filled[0][:, ~known, 0].double()
-    torch.testing.assert_close(unknown.mean(dim=0), mean, rtol=0, atol=0.25)
-    torch.testing.assert_close(unknown.std(dim=0), covariance.diag().sqrt(), rtol=0.2, atol=0)
