@@ -114,7 +114,7 @@ def _finish(recording: PartialRecording, samples: int, generator: torch.Generato
     rates_STC = autoencoder.mean(recording.decode(latent_STL, recording.history(0, bins), 0), units)
     shape_SC, sd_SC = (values_BC.cpu().expand(samples, -1) for values_BC in (units.shape_BC.float(), units.sd_BC))
     drawn_STC = autoencoder.observation.sample(rates_STC.cpu(), shape_SC, sd_SC, generator).to(rates_STC)
-    # in bins that particles were drawn in again and again, lines of descent share counts: draw their own for each sample
+    # lines of descent share the counts of bins that particles were drawn in again and again: each sample gets its own
     as_drawn_T = recording.in_gap_T if recording.history_bins else ~recording.observed_TC.any(dim=-1)
     kept_TC = recording.observed_TC | as_drawn_T.unsqueeze(-1)
     return latent_STL, rates_STC, torch.where(kept_TC, recording.signal_NTC, drawn_STC)
