@@ -9,8 +9,10 @@ A gap in which some entries were observed is crossed in pieces that these entrie
 read a few units where an encoder trained on most of them cannot. Its means are right as far as the dynamics are; after
 many pieces the samples descend from a few, so that their spread far back in a long gap is too small.
 
-Dynamics in masked order know both sides: after that they fill gaps without observed entries again given the latents
-around them, which the encoder gives from the counts of the last filling, some times over (Gibbs sweeps).
+Dynamics in masked order know both sides: after that they can fill gaps without observed entries again given the latents
+around them, some times over (Gibbs sweeps). A causal encoder reads the latents behind a gap from the counts of the last
+filling, which they then confirm: on Lorenz spikes two sweeps after a forecast gave 0.62 bits/spike and two after the
+particles 0.61, where the particles alone gave 0.68 (24 gaps of 20 bins, one model), so there are none by default.
 
 S samples, T bins, C units, L latent channels, G bins of a gap, H of a gap and those after it that weigh it;
 N lineages: 1 before the first gap, S after it; R particles, equally many for each lineage.
@@ -43,8 +45,8 @@ class ImputationSettings:
     particles; 0: only those without anything."""
     piece_bins: int = 5
     """Such a gap is crossed in pieces of so many bins, or fewer, drawing particles by weight after each."""
-    sweeps: int = 2
-    """Times that dynamics in masked order fill the gaps from both sides."""
+    sweeps: int = 0
+    """Times that dynamics in masked order then fill the gaps from both sides."""
     temperature: float = 1.0
     head: str | None = None
     """gaussian: the companion head of the same model."""

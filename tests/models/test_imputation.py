@@ -100,7 +100,7 @@ def case(counts: torch.Tensor) -> tuple[torch.Tensor, dict]:
     mask[0, 15:] = False
     mask[2, :2] = False
     mask[2, 12, :5] = False
-    return mask, {"samples": 3, "seed": 4, "particles": 24}
+    return mask, {"samples": 3, "seed": 4, "particles": 24, "sweeps": 2}
 
 
 def tampered(counts: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
