@@ -20,7 +20,8 @@ from rich.table import Table
 from neurochorus.data_shards.dataset import Corpus
 from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.settings import parse_settings
-from neurochorus.models import load, read_training
+from neurochorus.launch.options import add_sampling
+from neurochorus.models import load, read_training, set_sampling
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.evaluate import evaluate
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Any, console: Console) -> dict[str, Any]:
     """Results as plain values; raises ValueError for a model and data that do not fit."""
     model = load(options.model, options.device)
+    set_sampling(model, options.sampling)
     corpus = Corpus([Path(path) for path in options.data])
     known = {session.session_id for session in model.registry.sessions}
     in_both = [entry for entry in corpus.sessions if entry.session_id in known]
@@ -139,6 +141,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--recalibrate", action="store_true", help="also rows with the spread of latents fitted on the valid split"
     )
+    add_sampling(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default=None, help="default: metrics.json in the model directory")
     return parser

@@ -15,7 +15,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from neurochorus.models import load, read_training
+from neurochorus.launch.options import add_sampling
+from neurochorus.models import load, read_training, set_sampling
 from neurochorus.pretrain.evaluation.contexts import read_context
 from neurochorus.pretrain.evaluation.generation import generate, write_generated
 from neurochorus.pretrain.evaluation.output_file import check_output
@@ -37,6 +38,7 @@ def run(options: Any) -> Path:
     """Generate and write; raises ValueError for a session, context or path that does not fit."""
     out = check_output(Path(options.out), ".npz")
     model = load(options.model, options.device)
+    set_sampling(model, options.sampling)
     context_bins = options.context_bins
     if context_bins is None and Path(options.context).is_dir():
         context_bins = read_training(options.model).get("forecast", {}).get("context_bins")
@@ -94,6 +96,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0, help="scale of the head's noise")
     parser.add_argument("--head", default=None, help="'gaussian' uses the companion head of the same model")
+    add_sampling(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", required=True, help=".npz to write")
     return parser

@@ -14,6 +14,7 @@ from neurochorus.data_shards.dataset import Corpus
 from neurochorus.data_shards.importers.lorenz import fresh_trials
 from neurochorus.data_shards.recipe import Recipe
 from neurochorus.data_shards.settings import parse_settings
+from neurochorus.launch.lorenz_rows import SLOWEST
 from neurochorus.pretrain.evaluation.picture_style import png_bytes
 from neurochorus.pretrain.evaluation.trial_comparison import (
     COPYING,
@@ -29,8 +30,6 @@ from neurochorus.pretrain.evaluation.windows import read_windows
 PERFECT, FLOOR = "fresh trials of the true process", "halves of held-out trials"
 DRAWS, SPLITS = 10, 10
 "Sets of fresh trials, and halvings of the held-out ones."
-SLOWEST = "diffusion, DDPM 1000 steps"
-"Speeds are told as multiples of this row's."
 SHORT = {
     "count_kl": "count KL",
     "count_kl_bulk": "count KL, bulk",
@@ -109,17 +108,17 @@ def markdown(results: Mapping[str, Any]) -> str:
     )
 
 
-def pictures(out: Path, data: str, session_id: str, files: Mapping[str, Path]) -> Iterator[Path]:
-    """Write rasters.png and statistics.png of one set of trials a row; yields their paths."""
+def pictures(out: Path, name: str, data: str, session_id: str, files: Mapping[str, Path]) -> Iterator[Path]:
+    """Write NAME-rasters.png and NAME-statistics.png of one set of trials a row; yields their paths."""
     corpus = Corpus(data)
     held_out_NTC = _trials(corpus, session_id, "test")
     sets = {title: WholeTrials.read(path).counts_NTC for title, path in files.items()}
     fresh = _fresh(corpus, session_id, len(held_out_NTC), 0)
-    for name, figure in (
+    for kind, figure in (
         ("rasters", raster_picture(held_out_NTC, sets, corpus.bin_s)),
         ("statistics", statistics_picture(held_out_NTC, fresh, sets, corpus.bin_s)),
     ):
-        path = out / f"{name}.png"
+        path = out / f"{name}-{kind}.png"
         path.write_bytes(png_bytes(figure))
         yield path
 
@@ -173,11 +172,12 @@ def _table(
 
 
 def _speeds(rows: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    slowest = np.mean(rows[SLOWEST]["latent_seconds_per_thousand"])
-    yield "| | latents (s) | with counts (s) | latents, times faster than DDPM 1000 | threads |"
+    slowest = np.mean(rows.get(SLOWEST, {}).get("latent_seconds_per_thousand", np.nan))
+    yield f"| | latents (s) | with counts (s) | latents, times faster than {SLOWEST} | threads |"
     yield "|---|---|---|---|---|"
     for title, row in rows.items():
         latents = np.mean(row.get("latent_seconds_per_thousand", np.nan))
         if np.isfinite(latents):
             whole, threads = np.mean(row["seconds_per_thousand"]), ", ".join(map(str, row["threads"]))
-            yield f"| {title} | {latents:.2f} | {whole:.2f} | {slowest / latents:.0f} | {threads} |"
+            times = f"{slowest / latents:.0f}" if np.isfinite(slowest) else ""
+            yield f"| {title} | {latents:.2f} | {whole:.2f} | {times} | {threads} |"

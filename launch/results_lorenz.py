@@ -26,36 +26,26 @@ from jsonargparse import ArgumentParser
 
 from neurochorus.data_shards.settings import read_values
 from neurochorus.launch.commands import HERE, CommandFailed, python, run
+from neurochorus.launch.lorenz_rows import ABLATION_ROWS, FIRST, ROWS, SLOWEST, Row
 
 CONFIGS = HERE / "configs" / "lorenz"
 RECIPE = HERE / "configs" / "recipes" / "lorenz_ldns.yaml"
 SESSION = "lorenz_s1"
-FIRST = "energy"
-"The run that trains the autoencoder; the others take it over."
-RUNS = (FIRST, "flow", "gaussian", "masked", "diffusion")
 HORIZON = 256
+RECONSTRUCTION = "reconstruction"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the table: the run whose model generates, and how it samples."""
+class Table:
+    """A table that is made: NAME.md, NAME.json and pictures."""
 
-    file: str
-    title: str
-    run: str
-    sampling: tuple[str, ...] = ()
+    name: str
+    rows: tuple[Row, ...]
+    seeds: Sequence[int]
 
-
-ROWS = (
-    # the slowest first, so that the others run beside it
-    Row("ddpm", "diffusion, DDPM 1000 steps", "diffusion", ("diffusion.sampler=ddpm", "diffusion.sampling_steps=1000")),
-    Row("ddim", "diffusion, DDIM 50 steps", "diffusion", ("diffusion.sampler=ddim", "diffusion.sampling_steps=50")),
-    Row("masked", "energy, masked order, K = 32 (EAG)", "masked"),
-    Row("energy", "energy", "energy"),
-    Row("flow", "flow", "flow"),
-    Row("gaussian", "gaussian", "gaussian"),
-)
-RECONSTRUCTION = "reconstruction"
+    def slowest_first(self) -> list[Row]:
+        """The rows, in an order that keeps all processors busy to the end."""
+        return sorted(self.rows, key=lambda row: row.title != SLOWEST)
 
 
 @dataclass(frozen=True)
@@ -76,22 +66,26 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = str(options.threads or max(1, (os.cpu_count() or 1) // options.jobs))
     try:
         data = options.data or _data(out)
-        for stage in stages(out, data, options.seeds, options.trials, options.set):
-            _run_all([part for part in stage if not part.product.exists()], options.jobs)
-        report(out, data, options.seeds)
+        tables = [Table("table", ROWS, options.seeds)]
+        if options.ablations:
+            tables.append(Table("ablations", ABLATION_ROWS, options.seeds[:1]))
+        for table in tables:
+            for stage in stages(out, data, table, options.trials, options.set):
+                _run_all([part for part in stage if not part.product.exists()], options.jobs)
+            report(out, data, table)
     except (CommandFailed, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def stages(
-    out: Path, data: str, seeds: Sequence[int], trials: int, overrides: Sequence[str] = ()
-) -> Iterator[list[Part]]:
+def stages(out: Path, data: str, table: Table, trials: int, overrides: Sequence[str] = ()) -> Iterator[list[Part]]:
     """Commands that may run side by side, stage after stage: autoencoders, other models, trials."""
+    seeds = table.seeds
     yield [_training(out, data, seed, FIRST, overrides) for seed in seeds]
-    yield [_training(out, data, seed, name, overrides) for seed in seeds for name in RUNS[1:]]
-    rows = [_generation(out, data, seed, row, trials) for row in ROWS for seed in seeds]
+    others = sorted({row.run for row in table.rows} - {FIRST}, key=[row.run for row in table.rows].index)
+    yield [_training(out, data, seed, name, overrides) for seed in seeds for name in others]
+    rows = [_generation(out, data, seed, row, trials) for row in table.slowest_first() for seed in seeds]
     yield rows + [_reconstruction(out, data, seed, trials) for seed in seeds]
 
 
@@ -101,22 +95,21 @@ def settings_over_base(name: str) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in _flat(read_values(file))] if name != FIRST else []
 
 
-def report(out: Path, data: str, seeds: Sequence[int]) -> None:
-    """Measure all trials and write metrics.json, table.md and the pictures."""
+def report(out: Path, data: str, table: Table) -> None:
+    """Measure all trials of a table and write its numbers and pictures."""
     from neurochorus.launch.lorenz_table import markdown, measure, pictures
 
-    files = {
-        row.title: [out / f"seed{seed}" / "trials" / f"{row.file}.npz" for seed in seeds]
-        for row in sorted(ROWS, key=lambda row: RUNS.index(row.run))
-    }
-    anew = [out / f"seed{seed}" / "trials" / f"{RECONSTRUCTION}.npz" for seed in seeds]
-    results = measure(data, SESSION, {"autoencoder, observed anew": anew, **files})
-    (out / "metrics.json").write_text(json.dumps(_finite(results), indent=1, allow_nan=False) + "\n")
-    table = markdown(results)
-    (out / "table.md").write_text(table)
-    for path in pictures(out, data, SESSION, {title: paths[0] for title, paths in files.items()}):
+    def trials(file: str) -> list[Path]:
+        return [out / f"seed{seed}" / "trials" / f"{file}.npz" for seed in table.seeds]
+
+    files = {row.title: trials(row.file) for row in table.rows}
+    results = measure(data, SESSION, {"autoencoder, observed anew": trials(RECONSTRUCTION), **files})
+    (out / f"{table.name}.json").write_text(json.dumps(_finite(results), indent=1, allow_nan=False) + "\n")
+    text = markdown(results)
+    (out / f"{table.name}.md").write_text(text)
+    for path in pictures(out, table.name, data, SESSION, {title: paths[0] for title, paths in files.items()}):
         print(f"picture: {path}")
-    print(f"\n{table}\ntable: {out / 'table.md'}")
+    print(f"\n{text}\ntable: {out / table.name}.md")
 
 
 def _data(out: Path) -> str:
@@ -139,7 +132,8 @@ def _training(out: Path, data: str, seed: int, name: str, overrides: Sequence[st
 def _generation(out: Path, data: str, seed: int, row: Row, trials: int) -> Part:
     folder, product = out / f"seed{seed}", out / f"seed{seed}" / "trials" / f"{row.file}.npz"
     arguments = ["--model", f"{folder / row.run}/export", "--session", SESSION, "--horizon", str(HORIZON)]
-    arguments += ["--trials", str(trials), "--seed", str(seed), "--out", str(product), *row.sampling]
+    arguments += ["--trials", str(trials), "--seed", str(seed), "--out", str(product)]
+    arguments += ["--sampling", *row.sampling] if row.sampling else []
     log = out / "logs" / f"seed{seed}-trials-{row.file}.txt"
     return Part(f"seed {seed}: trials, {row.title}", python("timed_trials.py", *arguments), product, log)
 
@@ -192,6 +186,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--out", default="runs/lorenz")
     parser.add_argument("--data", default=None, help="the data set, if it is there already; default: OUT/data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--ablations", action="store_true", help="also the table of what each choice is worth (one seed)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="commands that run side by side")
     parser.add_argument("--threads", type=int, default=None, help="of each command; default: processors / jobs")
     parser.add_argument("--trials", type=int, default=1000, help="trials to generate; as many as are held out")

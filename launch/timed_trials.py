@@ -1,7 +1,7 @@
 """Generate whole trials of one session from nothing, and time it; or observe recorded ones anew from their latents.
 
 python launch/timed_trials.py --model EXPORT --session lorenz_s1 --trials 1000 --horizon 256 --out trials.npz \
-    [diffusion.sampler=ddim diffusion.sampling_steps=50]
+    [--sampling dynamics.diffusion.sampler=ddim dynamics.diffusion.sampling_steps=50]
 python launch/timed_trials.py --model EXPORT --session lorenz_s1 --recorded DATA_DIR --horizon 256 --out trials.npz
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from neurochorus.data_shards.dataset import Corpus
-from neurochorus.models import load
+from neurochorus.launch.options import add_sampling
+from neurochorus.models import load, set_sampling
 from neurochorus.pretrain.evaluation.output_file import check_output
 from neurochorus.pretrain.evaluation.whole_trials import (
     WholeTrials,
-    set_sampling,
     trials_from_nothing,
     trials_observed_anew,
 )
@@ -49,7 +49,7 @@ def run(options: Any) -> WholeTrials:
     out = check_output(Path(options.out), ".npz")
     model = load(options.model, options.device)
     if options.recorded is None:
-        set_sampling(model, options.overrides)
+        set_sampling(model, options.sampling)
         trials = trials_from_nothing(model, options.session, options.trials, options.horizon, options.seed)
     else:
         windows = read_windows(Corpus(options.recorded), options.session, options.split, options.horizon)
@@ -70,7 +70,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", required=True, help=".npz to write")
-    parser.add_argument("overrides", nargs="*", default=[], help="settings of the dynamics for sampling")
+    add_sampling(parser)
     return parser
 
 

@@ -20,9 +20,11 @@ from neurochorus.models.heads import Head, HeadName, HeadsConfig, build_head
 from neurochorus.models.imputation import Imputation, ImputationSettings
 from neurochorus.models.model import ModelConfig, NeuralModel, UnitStatistics
 from neurochorus.models.rollout import Rollout
+from neurochorus.models.sampling import SAMPLING_SETTINGS, set_sampling
 from neurochorus.models.whitening import LatentMoments, Whitening
 
 __all__ = [
+    "SAMPLING_SETTINGS",
     "Autoencoder",
     "AutoencoderConfig",
     "CausalDynamics",
@@ -48,4 +50,5 @@ __all__ = [
     "load",
     "read_training",
     "save",
+    "set_sampling",
 ]

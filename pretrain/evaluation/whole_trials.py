@@ -4,8 +4,7 @@ N trials, T bins, C units, L latent channels.
 """
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurochorus.data_shards.settings import apply_overrides, parse_settings, settings_to_dict
-from neurochorus.models import DynamicsConfig, LatentSequence, NeuralModel
+from neurochorus.models import LatentSequence, NeuralModel
 from neurochorus.models.observing import observe
 from neurochorus.models.rollout import row_generators
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
@@ -52,17 +50,6 @@ class WholeTrials:
                 float(arrays["count_seconds"]),
                 int(arrays["threads"]),
             )
-
-
-def set_sampling(model: NeuralModel, overrides: Iterable[str]) -> None:
-    """Change settings of the dynamics that only sampling reads, such as `diffusion.sampler=ddim`.
-
-    Raises SettingsError for what is no setting of the dynamics.
-    """
-    values = apply_overrides(settings_to_dict(model.dynamics.config), overrides)
-    config = parse_settings(DynamicsConfig, values, "settings of the dynamics")
-    model.config = replace(model.config, dynamics=config)
-    model.dynamics.config = config
 
 
 @torch.no_grad()

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 
 from neurochorus.data_shards.recipe import read_recipe
-from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_settings, settings_to_dict
+from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.settings import read_settings
 from neurochorus.launch import shard
-from neurochorus.launch.lorenz_table import FLOOR, PERFECT, SLOWEST, markdown, measure, pictures
-from neurochorus.launch.results_lorenz import CONFIGS, FIRST, RECIPE, ROWS, RUNS, _finite, settings_over_base, stages
-from neurochorus.models import DynamicsConfig
+from neurochorus.launch.lorenz_rows import ABLATION_ROWS, FIRST, ROWS, SLOWEST
+from neurochorus.launch.lorenz_table import FLOOR, PERFECT, markdown, measure, pictures
+from neurochorus.launch.results_lorenz import CONFIGS, RECIPE, Table, _finite, settings_over_base, stages
+from neurochorus.models import NeuralModel, UnitStatistics, set_sampling
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.evaluation.whole_trials import WholeTrials
 from tests.launch.test_pipeline import succeed
+from tests.models.conftest import entry
 
 TINY = ["synthetic.trials=100", "synthetic.units=[12, 12]", "synthetic.trial_bins=256"]
 
@@ -30,30 +33,35 @@ def test_the_recipe_is_that_of_ldns() -> None:
     assert lorenz.step == pytest.approx(1.5008 * 3.56 / 355, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", RUNS)
+EVERY_ROW = [*ROWS, *ABLATION_ROWS]
+
+
+@pytest.mark.parametrize("name", sorted({row.run for row in EVERY_ROW}))
 def test_the_settings_of_every_run_build(name: str) -> None:
     config = read_settings(RunConfig, CONFIGS / "base.yaml", settings_over_base(name))
-    order = {"masked": "masked", "diffusion": "diffusion"}.get(name, "causal")
+    order = {"masked": "masked", "masked_wide": "masked", "diffusion": "diffusion"}.get(name, "causal")
     assert config.model.dynamics.order == order
-    if name in ("flow", "gaussian"):
-        assert config.model.head == name
+    assert config.model.head == {"flow": "flow", "shortcut": "flow", "gaussian": "gaussian"}.get(name, "energy")
     base = read_settings(RunConfig, CONFIGS / "base.yaml")
     assert (config.model.autoencoder, config.train) == (base.model.autoencoder, base.train)
     assert config.model.dynamics.transformer == base.model.dynamics.transformer
-    for row in ROWS:
+    entries = [entry("lorenz_s1", "lorenz", 4)]
+    model = NeuralModel(config.model, UnitRegistry.from_sessions(entries), UnitStatistics.of(entries))
+    for row in EVERY_ROW:
         if row.run == name:
-            values = apply_overrides(settings_to_dict(config.model.dynamics), row.sampling)
-            assert parse_settings(DynamicsConfig, values, row.title)
+            set_sampling(model, row.sampling)
 
 
 def test_only_the_first_run_of_a_seed_trains_an_autoencoder() -> None:
-    autoencoders, others, trials = stages(Path("out"), "data", [0, 1], 7)
+    table = Table("table", ROWS, [0, 1])
+    autoencoders, others, trials = stages(Path("out"), "data", table, 7)
     assert [part.product for part in autoencoders] == [Path(f"out/seed{seed}/{FIRST}/export") for seed in (0, 1)]
-    assert len(others) == 2 * (len(RUNS) - 1)
+    assert len(others) == 2 * (len({row.run for row in ROWS}) - 1)
     for part in others:
         assert f"autoencoder.init={part.product.parent.parent}/{FIRST}/autoencoder" in part.command
     assert len(trials) == 2 * (len(ROWS) + 1)
     assert len({part.product for part in trials}) == len(trials)
+    assert f"trials, {SLOWEST}" in trials[0].title
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +88,10 @@ def test_the_table_of_made_up_trials(data: Path, tmp_path: Path) -> None:
     table = markdown(results)
     assert f"| {SLOWEST} | 250.00 | 300.00 | 1 | 1 |" in table
     assert "| too quiet | 25.00 | 75.00 | 10 | 1 |" in table
-    made = list(pictures(tmp_path, str(data), "lorenz_s1", {title: paths[0] for title, paths in files.items()}))
-    assert [path.name for path in made] == ["rasters.png", "statistics.png"]
+    made = list(
+        pictures(tmp_path, "table", str(data), "lorenz_s1", {title: paths[0] for title, paths in files.items()})
+    )
+    assert [path.name for path in made] == ["table-rasters.png", "table-statistics.png"]
     WholeTrials(np.ones((3, 256, 12)), 1.0, 1.0, 1).write(files["too quiet"][0])
     with pytest.raises(ValueError, match="3 trials, but 20 are held out"):
         measure(str(data), "lorenz_s1", files)
@@ -90,11 +100,12 @@ def test_the_table_of_made_up_trials(data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_whole_command_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:
-    arguments = ["--out", tmp_path, "--data", data, "--seeds", "0", "--trials", "20"]
+    arguments = ["--ablations", "--out", tmp_path, "--data", data, "--seeds", "0", "--trials", "20"]
     arguments += ["--set", "autoencoder.steps=3", "dynamics.steps=3", "checkpoint.every=2"]
     succeed("results_lorenz.py", *arguments)
     table = (tmp_path / "table.md").read_text()
     assert all(row.title in table for row in ROWS)
+    assert all(row.title in (tmp_path / "ablations.md").read_text() for row in ABLATION_ROWS)
     again = succeed("results_lorenz.py", *arguments)
     assert "$ python" not in again
     assert (tmp_path / "table.md").read_text() == table

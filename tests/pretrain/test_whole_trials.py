@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurochorus.models.dynamics.denoising import DiffusionConfig
 from neurochorus.pretrain.evaluation.whole_trials import (
     WholeTrials,
-    set_sampling,
     trials_from_nothing,
     trials_observed_anew,
 )
@@ -41,14 +39,3 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.counts_NTC, counts)
     assert again.counts_NTC.dtype == np.uint16
     assert (again.latent_seconds, again.count_seconds, again.threads) == (1.5, 0.5, 2)
-
-
-def test_sampling_is_set_by_name() -> None:
-    model = small_model(order="diffusion", target="level", diffusion=DiffusionConfig(sampling_steps=3))
-    before = trials_from_nothing(model, "b_s1", 2, 6, 0).counts_NTC
-    set_sampling(model, ["diffusion.sampler=ddim", "diffusion.sampling_steps=2"])
-    assert model.dynamics.config.diffusion.sampling_steps == 2
-    assert model.config.dynamics == model.dynamics.config
-    assert not np.array_equal(before, trials_from_nothing(model, "b_s1", 2, 6, 0).counts_NTC)
-    with pytest.raises(ValueError, match=r"sampler: .*found 'euler'"):
-        set_sampling(model, ["diffusion.sampler=euler"])
