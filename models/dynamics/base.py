@@ -84,13 +84,16 @@ class Dynamics(nn.Module):
         """What is added to the tokens of the patches in the first `bins` bins, (B, J, D), or (B, 1, D) for all alike.
 
         In training session and subject are dropped together, and covariates independently of them, for
-        `condition_dropout` of the samples. `unconditional`: without covariates if the model reads any, else without
+        `condition_dropout` of the samples, and those known in the past end early in `covariate_endings` of them.
+        `unconditional`: without covariates if the model reads any, else without
         session and subject.
         """
         vector_BD = self.session_vectors(sequence.session_B) + self.subject_vectors(sequence.subject_B)
         condition_B1D = self._kept(vector_BD.unsqueeze(1))
         if self.covariates is None:
             return condition_B1D * 0.0 if unconditional else condition_B1D
+        if self.training:
+            sequence = self.covariates.with_endings(sequence, self.config.covariate_endings)
         driven_BJD = self._kept(self.covariates(sequence, bins))
         return condition_B1D + (driven_BJD * 0.0 if unconditional else driven_BJD)
 

@@ -29,6 +29,8 @@ class DynamicsConfig:
     """Bins to a token; the head draws those of one token together."""
     covariates: dict[str, CovariateConfig] = field(default_factory=dict)
     """Covariates that the dynamics read, by name; in this order their columns stand in a batch."""
+    covariate_endings: float = 0.5
+    """Share of the training samples whose covariates known in the past end at a random bin, as they do in a rollout."""
     history_noise: float = 0.1
     """Noise added to the latents that the dynamics read in training, in whitened sd (exposure bias)."""
     noise_spread: Literal["fixed", "uniform"] = "fixed"
@@ -58,6 +60,8 @@ class DynamicsConfig:
             found.append(f"history_scales: expected whole numbers of bins from 1 on, found {self.history_scales}")
         found += at_least(self, 0, "history_noise")
         found += at_least(self, 1, "patch_bins")
+        if not 0 <= self.covariate_endings <= 1:
+            found.append(f"covariate_endings: expected a number in [0, 1], found {self.covariate_endings}")
         found += [
             f"{name}: expected a number in [0, 1), found {getattr(self, name)}"
             for name in ("history_dropout", "condition_dropout")

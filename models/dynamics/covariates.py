@@ -9,6 +9,7 @@ What is missing, not given or dropped reads as (0, 0), so it adds nothing, while
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -87,6 +88,21 @@ class CovariateReader(nn.Module):
             )
         ]
         return torch.stack(driven).sum(dim=0)
+
+    def with_endings(self, sequence: "LatentSequence", share: float) -> "LatentSequence":
+        """The same with covariates known in the past missing from a random bin on, in a share of the samples."""
+        known_BTK = sequence.covariate_mask_BTK
+        batch, bins, columns = known_BTK.shape
+        past_K = torch.tensor(
+            [config.known == "past" for name, config in self.configs.items() for _ in range(self.columns[name])],
+            device=known_BTK.device,
+        )
+        if not share or columns != len(past_K) or not past_K.any():
+            return sequence
+        ends_B = torch.randint(1, bins + 1, (batch,), device=known_BTK.device)
+        ends_B = torch.where(torch.rand(batch, device=known_BTK.device) < share, ends_B, bins)
+        over_BT = torch.arange(bins, device=known_BTK.device) >= ends_B.unsqueeze(1)
+        return replace(sequence, covariate_mask_BTK=known_BTK & ~(over_BT.unsqueeze(2) & past_K))
 
     def _window(self, config: CovariateConfig) -> int:
         return config.lag_bins + self.patch_bins - 1

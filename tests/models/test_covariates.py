@@ -68,6 +68,21 @@ def test_what_is_missing_adds_nothing_and_touches_the_same_parameters() -> None:
     torch.testing.assert_close(read(short, 5)[:, :3], read(given, 3))
 
 
+def test_in_training_behaviour_ends_at_a_random_bin_and_a_stimulus_goes_on() -> None:
+    read, given = reader(), sequence(8, batch=400)
+    given = replace(given, covariate_mask_BTK=torch.ones_like(given.covariate_mask_BTK))
+    torch.manual_seed(0)
+    known = read.with_endings(given, 0.5).covariate_mask_BTK
+    assert bool(known[..., :2].all())
+    bins = known[..., 2].sum(dim=1)
+    assert bool((known[..., 2].long().diff(dim=1) <= 0).all())  # once missing, missing to the end
+    share = torch.bincount(bins, minlength=9)[1:] / 400
+    assert share[-1].item() == pytest.approx(0.5 + 0.5 / 8, abs=0.08)
+    assert share[:-1].max() < 0.12
+    assert share[:-1].min() > 0.02
+    assert read.with_endings(given, 0.0) is given
+
+
 def test_statistics_and_columns_that_do_not_fit_are_refused() -> None:
     read = reader()
     with pytest.raises(ValueError, match="statistics of 2 covariate columns; expected 3"):
