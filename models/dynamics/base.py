@@ -42,6 +42,8 @@ class Dynamics(nn.Module):
         self.covariates = None
         if config.covariates or covariates:
             self.covariates = CovariateReader(config.covariates, covariates, width, config.patch_bins)
+        if config.positions:
+            self.positions = nn.Parameter(0.02 * torch.randn(config.positions, width))
         self.companion = None
         self.register_buffer("increment_sd", torch.ones(latents))
 
@@ -83,6 +85,8 @@ class Dynamics(nn.Module):
     def condition(self, sequence: LatentSequence, bins: int, unconditional: bool = False) -> Tensor:
         """What is added to the tokens of the patches in the first `bins` bins, (B, J, D), or (B, 1, D) for all alike.
 
+        Session, subject, covariates, and the place in the window where places are learned.
+
         In training session and subject are dropped together, and covariates independently of them, for
         `condition_dropout` of the samples, and those known in the past end early in `covariate_endings` of them.
         `unconditional`: without covariates if the model reads any, else without
@@ -90,12 +94,33 @@ class Dynamics(nn.Module):
         """
         vector_BD = self.session_vectors(sequence.session_B) + self.subject_vectors(sequence.subject_B)
         condition_B1D = self._kept(vector_BD.unsqueeze(1))
+        places: Tensor | float = self._places(bins // self.config.patch_bins) if self.config.positions else 0.0
         if self.covariates is None:
-            return condition_B1D * 0.0 if unconditional else condition_B1D
+            return (condition_B1D * 0.0 if unconditional else condition_B1D) + places
         if self.training:
             sequence = self.covariates.with_endings(sequence, self.config.covariate_endings)
         driven_BJD = self._kept(self.covariates(sequence, bins))
-        return condition_B1D + (driven_BJD * 0.0 if unconditional else driven_BJD)
+        return condition_B1D + (driven_BJD * 0.0 if unconditional else driven_BJD) + places
+
+    def _places(self, tokens: int) -> Tensor:
+        """Learned vectors of the first tokens of a window, (J, D)."""
+        if tokens > len(self.positions):
+            patch = self.config.patch_bins
+            raise ValueError(
+                f"{tokens * patch} bins, and learned places of {len(self.positions) * patch}: set "
+                f"model.dynamics.positions to {tokens} or more before training, or ask for fewer bins"
+            )
+        return self.positions[:tokens]
+
+    def whole_patches(self, context: LatentSequence) -> LatentSequence:
+        """The context without its oldest bins that do not fill a patch. Raises ValueError where places are learned."""
+        extra = context.latent_BTL.shape[1] % self.config.patch_bins
+        if extra and self.config.positions:
+            raise ValueError(
+                f"a context of {context.latent_BTL.shape[1]} bins: with learned places (model.dynamics.positions) it "
+                f"must be a multiple of the {self.config.patch_bins} bins of a patch"
+            )
+        return context.since(extra)
 
     def sampling_condition(self, sequence: LatentSequence, bins: int, guidance: float) -> Tensor:
         """`condition` of all streams of a rollout: B rows, and with guidance B unconditional ones after them."""

@@ -163,7 +163,7 @@ class CausalDynamics(Dynamics):
         Gradients flow when they are enabled.
         """
         patch = self.config.patch_bins
-        context = context.since(context.latent_BTL.shape[1] % patch)
+        context = self.whole_patches(context)
         latent_BTL = context.latent_BTL
         (batch, bins), to_come = latent_BTL.shape[:2], -(-horizon // patch)
         tokens = bins // patch + 1

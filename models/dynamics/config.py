@@ -27,6 +27,9 @@ class DynamicsConfig:
     """What the head predicts: the change since the last latent in units of its sd, or the latent itself."""
     patch_bins: int = 1
     """Bins to a token; the head draws those of one token together."""
+    positions: int = 0
+    """Learned vectors of this many tokens from the start of a window, for trials aligned to an event, whose activity
+    depends on the time since; must cover the longest window. 0: time is told by what happened only."""
     covariates: dict[str, CovariateConfig] = field(default_factory=dict)
     """Covariates that the dynamics read, by name; in this order their columns stand in a batch."""
     covariate_endings: float = 0.5
@@ -58,7 +61,7 @@ class DynamicsConfig:
         found = [] if 1 in self.history_scales else ["history_scales: must contain 1, the last latent itself"]
         if any(scale < 1 for scale in self.history_scales):
             found.append(f"history_scales: expected whole numbers of bins from 1 on, found {self.history_scales}")
-        found += at_least(self, 0, "history_noise")
+        found += at_least(self, 0, "history_noise", "positions")
         found += at_least(self, 1, "patch_bins")
         if not 0 <= self.covariate_endings <= 1:
             found.append(f"covariate_endings: expected a number in [0, 1], found {self.covariate_endings}")

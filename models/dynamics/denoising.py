@@ -31,16 +31,12 @@ class DiffusionConfig:
     sampling_steps: int = 1000
     """Steps of the sampler, evenly spread over the noise levels."""
 
-    positions: int = 0
-    """Learned vectors of this many places in a window, which must cover it; 0: places are relative only, and what
-    happens at a fixed time in a trial is hard to learn."""
-
     @property
     def eta(self) -> float:
         return {"ddpm": 1.0, "ddim": 0.0}[self.sampler]
 
     def problems(self) -> list[str]:
-        found = at_least(self, 1, "train_steps", "sampling_steps") + at_least(self, 0, "positions")
+        found = at_least(self, 1, "train_steps", "sampling_steps")
         if not 0 < self.first_beta <= self.last_beta < 1:
             found.append(
                 f"first_beta: expected 0 < first_beta <= last_beta < 1, found {self.first_beta} to {self.last_beta}"

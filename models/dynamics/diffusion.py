@@ -53,8 +53,6 @@ class DiffusionDynamics(Dynamics):
         super().__init__(config, width, latents, sessions, subjects, covariates or {})
         channels = config.patch_bins * latents
         self.read = nn.Linear(channels, width)
-        if config.diffusion.positions:
-            self.positions = nn.Parameter(0.02 * torch.randn(config.diffusion.positions, width))
         self.level = nn.Sequential(nn.Linear(LEVEL_WAVES, width), nn.SiLU(), nn.Linear(width, width))
         self.transformer = Transformer(config.transformer, causal=False)
         self.output = AdaptiveOutput(width, width, channels)
@@ -91,8 +89,6 @@ class DiffusionDynamics(Dynamics):
             waves((level_B / self.config.diffusion.train_steps).unsqueeze(-1), LEVEL_WAVES)
         ).unsqueeze(1)
         token_BJD = self.read(noisy_BJP) + level_B1D + condition
-        if self.config.diffusion.positions:
-            token_BJD = token_BJD + self._positions(noisy_BJP.shape[1])
         hidden_BJD = self.transformer(token_BJD, mask_BT=valid_BJ)
         network_BJP = self.output(hidden_BJD, level_B1D).float()
         kept_B11 = self._kept_variance(level_B)
@@ -149,14 +145,6 @@ class DiffusionDynamics(Dynamics):
             return guidance * own + (1 - guidance) * without[0] if without else own
 
         return denoise(draw(), estimate, self.config.diffusion, draw)
-
-    def _positions(self, tokens: int) -> Tensor:
-        if tokens > len(self.positions):
-            raise ValueError(
-                f"a window of {tokens} tokens, and learned vectors of {len(self.positions)} places: set "
-                "model.dynamics.diffusion.positions to the longest window, or shorten windows"
-            )
-        return self.positions[:tokens]
 
     def _kept_variance(self, level_B: Tensor) -> Tensor:
         kept = kept_variance(self.config.diffusion).float().to(level_B.device)

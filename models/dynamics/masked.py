@@ -50,8 +50,6 @@ class MaskedDynamics(Dynamics):
         self.hidden_token = nn.Parameter(torch.randn(width))
         if masked.buffer_tokens:
             self.buffer_vectors = nn.Parameter(torch.randn(masked.buffer_tokens, width))
-        if masked.positions:
-            self.positions = nn.Parameter(0.02 * torch.randn(masked.positions, width))
         self.transformer = Transformer(config.transformer, causal=False)
         self.head = build_head(head, heads, width, channels)
         if config.gaussian_companion and head != "gaussian":
@@ -94,17 +92,9 @@ class MaskedDynamics(Dynamics):
 
         `valid_BJ` None: all are. `condition_BJD` may have one token for all.
         """
-        tokens = token_BJP.shape[1]
         known_BJ1 = known_BJ.unsqueeze(-1)
         x_BJD = torch.where(known_BJ1, self.read(token_BJP), self.hidden_token)
         masked = self.config.masked
-        if masked.positions:
-            if tokens > masked.positions:
-                raise ValueError(
-                    f"a window of {tokens} tokens, and learned vectors of {masked.positions} places: set "
-                    "model.dynamics.masked.positions to the longest window, or shorten windows"
-                )
-            x_BJD = x_BJD + self.positions[:tokens]
         x_BJD = x_BJD + condition_BJD
         if masked.buffer_tokens:
             x_BJD = torch.cat((self.buffer_vectors.expand(len(x_BJD), -1, -1), x_BJD), dim=1)
@@ -123,13 +113,7 @@ class MaskedDynamics(Dynamics):
         guidance: float = 1.0,
     ) -> Tensor:
         """See `Dynamics.simulate`. The oldest bins of a context that do not fill a patch are left out."""
-        extra = context.latent_BTL.shape[1] % self.config.patch_bins
-        if extra and self.config.masked.positions:
-            raise ValueError(
-                f"a context of {context.latent_BTL.shape[1]} bins: with learned places it must be a multiple of "
-                f"the {self.config.patch_bins} bins of a patch"
-            )
-        context = context.since(extra)
+        context = self.whole_patches(context)
         past = context.latent_BTL.shape[1]
         known_BT = F.pad(torch.ones_like(context.mask_BT), (0, horizon), value=False)
         whole = replace(
@@ -211,11 +195,11 @@ class MaskedDynamics(Dynamics):
 
     def _windows(self, tokens: int) -> list[tuple[int, int]]:
         longest, masked = int(self.longest_window), self.config.masked
-        if masked.positions and tokens > longest > 0:
+        if self.config.positions and tokens > longest > 0:
             patch = self.config.patch_bins
             raise ValueError(
                 f"{tokens * patch} bins with their context, and the longest window in training had {longest * patch}: "
-                "learned places end there (model.dynamics.masked.positions); ask for a shorter horizon"
+                "learned places end there (model.dynamics.positions); ask for a shorter horizon"
             )
         return windows(tokens, longest or tokens, masked.overlap)
 

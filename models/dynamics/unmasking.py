@@ -50,11 +50,9 @@ class MaskedConfig:
     """Share of a window that earlier windows have filled, where generation goes on past the longest trained window."""
     buffer_tokens: int = 0
     """Learned tokens before the window, from which places in it can be told (64 as published)."""
-    positions: int = 0
-    """Learned vectors of this many places in a window, for trials aligned to an event; 0: places are relative only."""
 
     def problems(self) -> list[str]:
-        found = at_least(self, 1, "steps") + at_least(self, 0, "buffer_tokens", "positions")
+        found = at_least(self, 1, "steps") + at_least(self, 0, "buffer_tokens")
         if not 0 < self.ratio_lowest <= self.ratio_highest <= 1:
             found.append(
                 "ratio_lowest: expected 0 < ratio_lowest <= ratio_highest <= 1, "

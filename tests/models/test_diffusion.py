@@ -62,12 +62,13 @@ def test_ddpm_steps_are_those_of_ho_et_al() -> None:
     torch.testing.assert_close(seen[1], mean + (0.3 * (1 - 0.9) / (1 - kept)) ** 0.5 * z)
 
 
-def new_dynamics(patch_bins: int = 2, latents: int = 2, **diffusion: object) -> DiffusionDynamics:
+def new_dynamics(patch_bins: int = 2, latents: int = 2, positions: int = 0, **diffusion: object) -> DiffusionDynamics:
     torch.manual_seed(0)
     config = DynamicsConfig(
         order="diffusion",
         target="level",
         patch_bins=patch_bins,
+        positions=positions,
         transformer=TransformerConfig(width=32, blocks=2, heads=2, dropout=0.0),
         diffusion=DiffusionConfig(**diffusion),  # type: ignore[arg-type]
     )
@@ -167,7 +168,7 @@ def test_learned_places_tell_where_in_a_window_a_token_is() -> None:
         nothing = dynamics.condition(LatentSequence.plain(torch.zeros(1, 12, 2)), 12)
         estimate = dynamics.noise_estimate(torch.ones(1, 6, 4), torch.tensor([500]), nothing)
         assert (float(estimate.detach().std(dim=1).max()) > 1e-3) == bool(positions)
-    with pytest.raises(ValueError, match="a window of 7 tokens, and learned vectors of 6 places"):
+    with pytest.raises(ValueError, match="14 bins, and learned places of 12"):
         dynamics(LatentSequence.plain(torch.zeros(1, 14, 2)))
 
 

@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "gru": {"backbone": "gru", "gru": GRUConfig(width=16, layers=2)},
     "patches": {"patch_bins": 3, "history_scales": [1, 5]},
     "level patches of a gru": {"patch_bins": 2, "backbone": "gru", "target": "level"},
+    "places": {"positions": 24, "patch_bins": 2},
     "covariates": {"covariates": {"u": CovariateConfig(known="ahead", lag_bins=2, columns=1)}},
 }
 
@@ -75,6 +76,20 @@ def test_nothing_after_a_patch_changes_its_hidden_state(name: str) -> None:
         before, after = (dynamics.hidden(replace(one, latent_BTL=z)) for z in (one.latent_BTL, latents))
     assert torch.equal(before[:, : 12 // patch + 1], after[:, : 12 // patch + 1])
     assert not torch.equal(before[:, 12 // patch + 1], after[:, 12 // patch + 1])
+
+
+def test_places_are_learned_up_to_their_number() -> None:
+    dynamics, given = dynamics_of("places"), sequence(12)
+    with torch.no_grad():
+        before_BJD = dynamics.hidden(given)
+        dynamics.positions[4] += 1.0
+        after_BJD = dynamics.hidden(given)
+    assert torch.equal(before_BJD[:, :4], after_BJD[:, :4])
+    assert (before_BJD[:, 4] - after_BJD[:, 4]).abs().min(dim=1).values.max() > 0
+    with pytest.raises(ValueError, match="a context of 7 bins: with learned places"):
+        dynamics.simulate(sequence(7), 2, 1, generators())
+    with pytest.raises(ValueError, match="50 bins, and learned places of 48"):
+        dynamics.simulate(sequence(12), 38, 1, generators())
 
 
 def test_a_patch_is_read_with_its_bins_and_the_means_at_its_last_one() -> None:

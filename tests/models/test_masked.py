@@ -271,7 +271,8 @@ def test_places_can_be_told_apart_by_learned_vectors_or_buffer_tokens() -> None:
     for positions, buffer_tokens in ((0, 0), (6, 0), (0, 2)):
         dynamics = masked_dynamics(latents=2, positions=positions, buffer_tokens=buffer_tokens)
         unknown = torch.zeros(1, 6, dtype=torch.bool)
-        hidden = dynamics.hidden(torch.zeros(1, 6, 2), unknown, None, torch.zeros(1, 1, 32))
+        condition = dynamics.condition(LatentSequence.plain(torch.zeros(1, 6, 2)), 6)
+        hidden = dynamics.hidden(torch.zeros(1, 6, 2), unknown, None, condition)
         assert torch.allclose(hidden[0, 0], hidden[0, 5], atol=1e-5) is (positions + buffer_tokens == 0)
 
 
@@ -289,7 +290,7 @@ def test_what_goes_past_the_longest_trained_window() -> None:
         dynamics.simulate(nothing(2), 14, 1, generators(1))
     with pytest.raises(ValueError, match="must be a multiple of the 2 bins"):
         dynamics.simulate(LatentSequence.plain(torch.zeros(1, 3, 2)), 4, 1, generators(1))
-    with pytest.raises(ValueError, match="7 tokens, and learned vectors of 6 places"):
+    with pytest.raises(ValueError, match="14 bins, and learned places of 12"):
         dynamics(LatentSequence.plain(torch.randn(2, 14, 2)))
     with pytest.raises(ValueError, match="patch_bins 2 needs at least as many"):
         dynamics(LatentSequence.plain(torch.randn(2, 1, 2)))
