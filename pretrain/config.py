@@ -17,7 +17,11 @@ class RunSection:
     """Run directory: config.yaml, run.json, metrics.jsonl, checkpoints/ and export/ go there."""
     seed: int = 0
     resume: str = "auto"
-    """auto: continue from the newest complete checkpoint of `dir`, if any; never: refuse a used one; or a path."""
+    """auto: continue from the newest undamaged checkpoint of `dir`, if any; never: refuse a used one; or the path of a
+    checkpoint to go back to, or to start from in a new `dir` (--resume-from)."""
+    init: str | None = None
+    """Weights to start from, with a new optimizer at step 0: a model directory, a run directory or a checkpoint of a
+    model with the same settings and sessions (--init-from)."""
 
 
 @settings
@@ -56,8 +60,12 @@ class StageSection:
     steps: int = 0
     """Optimizer steps; must be given, unless `init` is."""
     learning_rate: float = 1e-3
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """After the warm-up the learning rate falls along a half cosine; stays and falls at the end (wsd); or stays."""
     warmup: float = 0.05
-    """Share of the steps over which the learning rate rises; it then falls to zero along a half cosine."""
+    """Share of the steps over which the learning rate rises."""
+    decay: float = 0.2
+    """Share of the steps at the end over which a `wsd` learning rate falls in a straight line; others ignore it."""
     weight_decay: float = 0.01
     """Of weight matrices; norms, biases and the unit and session tables have none."""
     table_weight_decay: float = 0.0
@@ -73,6 +81,8 @@ class StageSection:
         )
         if not 0 <= self.warmup < 1:
             found.append(f"warmup: expected a share in [0, 1), found {self.warmup}")
+        if self.schedule == "wsd" and not 0 < self.decay <= 1 - max(0.0, self.warmup):
+            found.append(f"decay: expected a share above 0 that leaves room for warmup {self.warmup}: {self.decay}")
         found += at_least(self, 0, "weight_decay", "table_weight_decay")
         if not 0.5 <= self.beta2 <= 0.95:
             # a table row unseen for long takes a first Adam step sqrt(1 / (1 - beta2)) times too large
@@ -91,11 +101,26 @@ class TrainSection:
     gradient_clipping: float = 1.0
     head_learning_rate_factor: float = 0.25
     """Learning rate of the energy head as a share of the rest; at 1 it collapses (EAR, Shao et al. 2025)."""
+    ema: float | None = None
+    """Decay, a step, of a running average of the weights, which is then what is evaluated and exported; null: none.
+    It spans about the last 1 / (1 - ema) steps, fewer in the beginning (`pretrain/averaging.py`)."""
+    base_width: int | None = None
+    """Width of the transformers at which the learning rates were found. At another width those of their matrices and
+    the start of what reads from them are scaled so that the same rates serve (muP, `pretrain/width_transfer.py`);
+    let `heads` grow with the width. null: rates are used as they are."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """Compute activations of transformer blocks again in the backward pass instead of keeping them: of every second
+    block (`selective`), or of all (`full`). Saves memory, and costs their forward pass once more."""
+    compile: bool = False
+    """Compile the transformer blocks with torch.compile, up to ZeRO-2; needs a C++ compiler on CPUs."""
     max_hours: float | None = None
     """Save and stop with exit code 0 when this much wall time is spent; null: no limit."""
     log_every: int = 10
     max_skipped_steps: int = 5
     """Stop after this many steps in a row were skipped for non-finite gradients."""
+    hang_minutes: float | None = 20.0
+    """End the run, naming the ranks that have not arrived and where they are, when reading a batch, a step, an
+    evaluation or a checkpoint takes longer; null: wait until collectives fail, after 30 minutes, naming nobody."""
 
     def problems(self) -> list[str]:
         found = [
@@ -105,6 +130,13 @@ class TrainSection:
         found += at_least(self, 1, "max_skipped_steps")
         if self.max_hours is not None:
             found += at_least(self, 0, "max_hours")
+        if self.hang_minutes is not None and self.hang_minutes <= 0:
+            found.append(f"hang_minutes: expected a positive number or null, found {self.hang_minutes}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            found.append(f"ema: expected null or a decay between 0 and 1, such as 0.999; found {self.ema}")
+        if self.base_width is not None:
+            found += at_least(self, 2, "base_width")
+            found += ["base_width: expected an even number"] if self.base_width % 2 else []
         if not found and self.global_batch % self.micro_batch:
             found.append(f"global_batch: {self.global_batch} is not a multiple of micro_batch {self.micro_batch}")
         return found
@@ -115,9 +147,21 @@ class ZeroSection:
     stage: Literal[0, 1, 2, 3] = 1
     persistence_threshold: int = 100_000
     """ZeRO-3 keeps parameters smaller than this many elements on every rank."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory and take its steps there; saves device memory, costs time."""
+    offload_parameters: bool = False
+    """Keep the parameters that no layer is using in host memory; ZeRO-3 only."""
 
     def problems(self) -> list[str]:
-        return at_least(self, 0, "persistence_threshold")
+        found = at_least(self, 0, "persistence_threshold")
+        # of both DeepSpeed says nothing, and leaves them out
+        if self.offload_optimizer and self.stage == 0:
+            found.append(
+                "offload_optimizer: ZeRO-0 keeps the optimizer's state whole on every rank; use stage 1, 2 or 3"
+            )
+        if self.offload_parameters and self.stage != 3:
+            found.append(f"offload_parameters: needs stage 3, which alone shards parameters; found stage {self.stage}")
+        return found
 
 
 @settings
@@ -126,9 +170,44 @@ class CheckpointSection:
     """Steps between checkpoints."""
     keep: int = 2
     """Newest complete checkpoints to keep."""
+    keep_every: int | None = None
+    """Also keep, for good, those whose step is a multiple of this; null: none."""
+    best: bool = False
+    """Also keep the one with the best score on validation data."""
 
     def problems(self) -> list[str]:
-        return [] if self.every >= 1 and self.keep >= 1 else ["every: expected 1 or more, and keep 1 or more"]
+        found = [] if self.every >= 1 and self.keep >= 1 else ["every: expected 1 or more, and keep 1 or more"]
+        if self.keep_every is not None and (self.keep_every < 1 or self.keep_every % max(1, self.every)):
+            found.append(f"keep_every: {self.keep_every} is not a multiple of every {self.every}")
+        return found
+
+
+@settings
+class SpikeSection:
+    """Losses that leap are named with their samples."""
+
+    window: int = 128
+    """Losses before a step that it is compared with; nothing is judged before half of them are there."""
+    threshold: float = 6.0
+    """Standard deviations above their mean from which on a loss leaps."""
+    skip: bool = False
+    """Whether such a step leaves the weights alone; it then waits for the other ranks before its last backward."""
+
+    def problems(self) -> list[str]:
+        return at_least(self, 2, "window") + at_least(self, 0, "threshold")
+
+
+@settings
+class EvaluationSection:
+    """Scores on the valid split while training goes on; training is the same to the bit with and without them."""
+
+    every: int | None = None
+    """Steps between evaluations; null: none."""
+    batches: int = 16
+    """Micro-batches that are scored, the same ones each time, over all ranks."""
+
+    def problems(self) -> list[str]:
+        return at_least(self, 1, "batches") + ([] if self.every is None else at_least(self, 1, "every"))
 
 
 @settings
@@ -136,6 +215,29 @@ class WandbSection:
     mode: Literal["auto", "offline", "online", "disabled"] = "auto"
     """auto: online when WANDB_API_KEY is set, else offline."""
     project: str = "neurochorus"
+
+
+@settings
+class WatchSection:
+    """What a run measures of itself; where it goes: metrics.jsonl, wandb, TensorBoard."""
+
+    sources: Literal["subject", "session", "none"] = "subject"
+    """Whose losses are written one by one."""
+    peak_tflops: float | None = None
+    """Peak of one device at the precision of the run, of which MFU is a share; null: that of a short matrix product."""
+    tensorboard: bool = False
+    """Also write event files to `tensorboard/` of the run directory."""
+    profile_steps: list[int] | None = None
+    """[first, last] step of each stage that PyTorch's profiler records on rank 0, to `traces/`; null: none."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            found.append(f"peak_tflops: expected null or a positive number, found {self.peak_tflops}")
+        steps = self.profile_steps
+        if steps is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+            found.append(f"profile_steps: expected [first, last] with 1 <= first <= last, found {steps}")
+        return found
 
 
 @settings
@@ -164,13 +266,26 @@ class RunConfig:
     train: TrainSection = field(default_factory=TrainSection)
     zero: ZeroSection = field(default_factory=ZeroSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    spikes: SpikeSection = field(default_factory=SpikeSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     wandb: WandbSection = field(default_factory=WandbSection)
+    watch: WatchSection = field(default_factory=WatchSection)
     forecast: ForecastSection = field(default_factory=ForecastSection)
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Further DeepSpeed settings, passed on; keys that neurochorus sets itself and unknown keys are refused."""
 
     def problems(self) -> list[str]:
         found = passthrough_problems(self.deepspeed)
+        if self.train.compile and self.zero.stage == 3:
+            found.append(
+                "train.compile: at zero.stage 3 DeepSpeed's hooks cut the compiled blocks to pieces, with no gain: set "
+                "it to false, or zero.stage to 2"
+            )
+        if self.checkpoint.best and (self.evaluation.every is None or self.checkpoint.every % self.evaluation.every):
+            found.append(
+                f"checkpoint.best: needs a score at each checkpoint: let evaluation.every ({self.evaluation.every}) "
+                f"divide checkpoint.every ({self.checkpoint.every})"
+            )
         window, burn_in = self.data.window_bins, self.model.autoencoder.burn_in_bins
         if window is not None and window <= burn_in:
             found.append(
@@ -180,6 +295,10 @@ class RunConfig:
             found.append(
                 "dynamics.init: dynamics are taken over with their autoencoder; set autoencoder.init to the same"
             )
+        if self.checkpoint.best and self.evaluation.every is None:
+            found.append("checkpoint.best: there is no score to choose by; set evaluation.every")
+        if self.run.init is not None and self.dynamics.init is not None:
+            found.append("run.init: the autoencoder and the dynamics are taken over already (dynamics.init)")
         if self.joint is not None and self.model.dynamics.order != "causal":
             found.append(
                 f"joint: dynamics of order {self.model.dynamics.order} have no rollout to unroll; set it to null"

@@ -22,23 +22,18 @@ from neurochorus.pretrain.config import (
     StageSection,
     TrainSection,
     WandbSection,
+    WatchSection,
     ZeroSection,
 )
 from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
-from neurochorus.pretrain.pretraining import (
-    BASIS,
-    Trainer,
-    TrainingData,
-    resume_path,
-    run_fingerprint,
-    stages_of,
-    weights_hash,
-)
+from neurochorus.pretrain.fingerprint import BASIS, run_fingerprint, weights_hash
+from neurochorus.pretrain.pretraining import Trainer, resume_path, stages_of
 from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import autoencoder_stage, dynamics_stage
 from neurochorus.pretrain.stopping import StopRequest
+from neurochorus.pretrain.training_data import TrainingData
 from neurochorus.pretrain.watch import Watch
 
 
@@ -56,6 +51,10 @@ class FinetuneConfig:
     zero: ZeroSection = ZeroSection(stage=0)
     checkpoint: CheckpointSection = CheckpointSection()
     wandb: WandbSection = WandbSection()
+    watch: WatchSection = WatchSection()
+
+    def problems(self) -> list[str]:
+        return [] if self.run.init is None else ["run.init: fine-tuning starts from the weights of `model`; set that"]
 
 
 def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
@@ -176,5 +175,6 @@ def _run_config(config: FinetuneConfig, model: NeuralModel) -> RunConfig:
         zero=config.zero,
         checkpoint=config.checkpoint,
         wandb=config.wandb,
+        watch=config.watch,
         forecast=ForecastSection(**forecast) if forecast else ForecastSection(),
     )

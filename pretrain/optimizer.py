@@ -1,6 +1,5 @@
-"""Parameter groups and the learning rate of each step."""
+"""Parameter groups and the optimizer over them."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,22 +9,27 @@ from torch import nn
 from neurochorus.models.heads import Head
 from neurochorus.models.units import Table
 from neurochorus.pretrain.config import StageSection
+from neurochorus.pretrain.width_transfer import rate_factors
 
 
 def parameter_groups(module: nn.Module, stage: StageSection, head_factor: float) -> list[dict[str, Any]]:
     """Groups of trainable parameters: tables, weights, vectors (norms, biases), and those of the energy head.
 
-    Each group has its `factor` on the learning rate. Every trainable parameter is in exactly one group, in the
-    order of `named_parameters`, which is the same on all ranks.
+    Each group has its `factor` on the learning rate; that of a transferred width does not weaken the decay. Every
+    trainable parameter is in exactly one group, in the order of `named_parameters`, which is the same on all ranks.
     """
     tables = {id(m.weight): m.decays for m in module.modules() if isinstance(m, Table)}
     slow = {id(p) for m in module.modules() if isinstance(m, Head) and m.name == "energy" for p in m.parameters()}
+    widths = rate_factors(module)
 
     def kind(parameter: nn.Parameter) -> tuple[str, float, float]:
         if id(parameter) in tables:
             return "tables", stage.table_weight_decay if tables[id(parameter)] else 0.0, 1.0
-        decay = stage.weight_decay if parameter.ndim >= 2 else 0.0
-        return ("matrices" if parameter.ndim >= 2 else "vectors"), decay, head_factor if id(parameter) in slow else 1.0
+        factor = head_factor if id(parameter) in slow else 1.0
+        if parameter.ndim < 2:
+            return "vectors", 0.0, factor
+        width = widths.get(id(parameter), 1.0)
+        return "matrices", stage.weight_decay / width, factor * width
 
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for parameter in module.parameters():
@@ -40,12 +44,3 @@ def parameter_groups(module: nn.Module, stage: StageSection, head_factor: float)
 def make_optimizer(groups: Iterable[dict[str, Any]], stage: StageSection) -> torch.optim.AdamW:
     """Fused AdamW over the groups; PyTorch's own, so nothing is compiled at the start, on CPUs either."""
     return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, stage.beta2), fused=True)
-
-
-def learning_rate(step: int, stage: StageSection) -> float:
-    """Learning rate of a step (from 0): linear warm-up, then half a cosine to zero. A pure function of the step."""
-    warmup = stage.warmup * stage.steps
-    if step < warmup:
-        return stage.learning_rate * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1.0, stage.steps - warmup)
-    return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -14,6 +14,7 @@ OWN_KEYS = {
     "bf16",
     "fp16",
     "data_types",
+    "checkpoint",
 }
 """Derived from our own settings."""
 PASSTHROUGH_KEYS = {
@@ -25,10 +26,9 @@ PASSTHROUGH_KEYS = {
     "wall_clock_breakdown",
     "memory_breakdown",
     "dump_state",
-    "checkpoint",
 }
 
-SECTIONS = {"comms_logger", "flops_profiler", "checkpoint"}
+SECTIONS = {"comms_logger", "flops_profiler"}
 """Pass-through keys whose value is a mapping of further settings."""
 
 
@@ -38,7 +38,8 @@ def passthrough_problems(values: dict[str, Any]) -> list[str]:
     for key, value in values.items():
         if key in OWN_KEYS:
             found.append(
-                f"deepspeed.{key}: is derived from the sections train, zero, autoencoder, dynamics; set it there"
+                f"deepspeed.{key}: is derived from the sections train, zero, checkpoint, autoencoder and dynamics; "
+                "set it there"
             )
         elif key not in PASSTHROUGH_KEYS:
             near = difflib.get_close_matches(key, PASSTHROUGH_KEYS, n=1)

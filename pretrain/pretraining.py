@@ -1,8 +1,6 @@
 """Pretraining from data sets to a model directory: autoencoder, whitening, dynamics, export."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,57 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
-from neurochorus.data_shards.dataset import Corpus
-from neurochorus.data_shards.loader import evaluation_batches, training_batches
-from neurochorus.data_shards.manifest import SessionEntry, select_sessions
+from neurochorus.data_shards.loader import training_batches
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
 from neurochorus.data_shards.settings import settings_to_dict
 from neurochorus.models import NeuralModel, UnitStatistics, load, read_training, save
 from neurochorus.models.observations import observation_for
-from neurochorus.pretrain.checkpoint import complete_checkpoints
 from neurochorus.pretrain.config import RunConfig, StageSection
 from neurochorus.pretrain.covariates import CovariateStatistics, sessions_without, with_widths
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
+from neurochorus.pretrain.fingerprint import BASIS, Fingerprint, differences, run_fingerprint, weights_hash
+from neurochorus.pretrain.initial_weights import InitialWeights, initial_weights
 from neurochorus.pretrain.loop import StageRun, train_stage
+from neurochorus.pretrain.position import complete_checkpoints
 from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage, fit_whitening, joint_stage
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.taking_over import adopt_autoencoder, take_autoencoder, take_dynamics
+from neurochorus.pretrain.training_data import TrainingData, refuse_long_forecast, share_of_train_split
+from neurochorus.pretrain.validation import Numbered, validation_windows
 from neurochorus.pretrain.watch import Watch
+from neurochorus.pretrain.watching.sources import SourceLosses
+from neurochorus.pretrain.width_transfer import transfer_width
 
 STAGES = ("autoencoder", "dynamics", "joint")
-BASIS = "weights it stands on"
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """The chosen sessions of a run's data sets."""
-
-    corpus: Corpus
-    session_ids: list[str]
-
-    @classmethod
-    def open(cls, config: RunConfig) -> "TrainingData":
-        corpus = Corpus([Path(path) for path in config.data.paths])
-        return cls(corpus, select_sessions(corpus.sessions, config.data.sessions, config.data.exclude))
-
-    @property
-    def entries(self) -> list[SessionEntry]:
-        return [self.corpus.session(name) for name in self.session_ids]
-
-    def plan(self, config: RunConfig, stage: str) -> SamplePlan:
-        return SamplePlan.from_corpus(
-            self.corpus,
-            "train",
-            self.session_ids,
-            seed=seed_number(f"{config.run.seed}/{stage}"),
-            group=config.train.micro_batch,
-            alpha=config.data.alpha,
-            overrides=config.data.weights,
-        )
 
 
 @dataclass(frozen=True)
@@ -95,6 +68,9 @@ class Trainer:
             stop=self.stop,
             watch=self.watch,
             folder=self.directory.checkpoints(stage.name),
+            validation_windows=self._validation_windows(registry),
+            trouble_file=self.directory.path / "trouble.jsonl",
+            sources=SourceLosses(self.config.watch.sources, registry, self.ranks),
             resume_from=resume_path(self.config, stage.name),
         )
         return train_stage(stage, run)
@@ -124,6 +100,10 @@ class Trainer:
             **more,
         }
 
+    def _validation_windows(self, registry: UnitRegistry) -> Callable[[], Numbered] | None:
+        wanted = self.config.evaluation.every is not None
+        return validation_windows(self.config, self.data, registry, self.ranks) if wanted else None
+
     def _batches(self, plan: SamplePlan, registry: UnitRegistry, samples_seen: int) -> Iterator[Batch]:
         return training_batches(
             self.data.corpus,
@@ -140,21 +120,6 @@ class Trainer:
         )
 
 
-def share_of_train_split(
-    config: RunConfig, data: TrainingData, registry: UnitRegistry, ranks: Ranks
-) -> Iterator[Batch]:
-    """Every train sample once over all ranks; each rank gets every world-th batch."""
-    batches = evaluation_batches(
-        data.corpus,
-        registry,
-        "train",
-        data.session_ids,
-        window_bins=config.data.window_bins,
-        covariates=config.model.dynamics.covariate_columns,
-    )
-    return (batch for number, batch in enumerate(batches) if number % ranks.world == ranks.rank)
-
-
 def covariate_statistics(config: RunConfig, data: TrainingData, ranks: Ranks) -> CovariateStatistics | None:
     """Of the covariates that the dynamics read; None where they read none."""
     widths = config.model.dynamics.covariate_columns
@@ -162,41 +127,6 @@ def covariate_statistics(config: RunConfig, data: TrainingData, ranks: Ranks) ->
         return None
     registry = UnitRegistry.from_sessions(data.entries)
     return CovariateStatistics.of(share_of_train_split(config, data, registry, ranks), widths, ranks)
-
-
-def refuse_long_forecast(config: RunConfig, data: TrainingData) -> None:
-    """Raise ValueError when no sample is long enough for the forecast that evaluation would make after the training."""
-    bins = config.forecast.context_bins + config.forecast.horizon_bins
-    longest = max(int(dataset.index.bins.max()) for dataset in data.corpus.datasets)
-    if bins > longest:
-        raise ValueError(
-            f"forecast: {bins} bins of context and horizon ({config.forecast.context_bins} + "
-            f"{config.forecast.horizon_bins}); the longest sample of {', '.join(config.data.paths)} has {longest}: "
-            "make forecast.context_bins or forecast.horizon_bins smaller"
-        )
-
-
-def run_fingerprint(config: RunConfig, data: TrainingData, stage: str) -> dict[str, str]:
-    """What a run must have in common with a checkpoint of a stage to continue it."""
-    training = {"stage": settings_to_dict(getattr(config, stage)), "seed": config.run.seed, "zero": config.zero.stage}
-    training |= {"global_batch": config.train.global_batch, "precision": config.train.precision}
-    training |= {"clipping": config.train.gradient_clipping, "window": config.data.window_bins}
-    training |= {"head factor": config.train.head_learning_rate_factor}
-    return {
-        "data": data.corpus.hash(),
-        "order of samples": data.plan(config, stage).fingerprint(),
-        "model settings": _short_hash(settings_to_dict(config.model)),
-        "training settings": _short_hash(training),
-    }
-
-
-def weights_hash(*modules: nn.Module) -> str:
-    """16 hex digits that change with any weight or buffer of the modules."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in module.state_dict().items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def resume_path(config: RunConfig, stage: str | None = None) -> Path | None:
@@ -226,6 +156,11 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     settings = config.model.autoencoder
     observation_for(settings.observation, data.entries[0].modality, settings.rate)
     adopted = None if config.autoencoder.init is None else adopt_autoencoder(config, data.entries)
+    start = None if config.run.init is None else initial_weights(Path(config.run.init))
+    if start is not None:
+        start.refuse_another(config.model, data.entries)
+        if adopted is not None:
+            start.give(adopted, ("dynamics",))
     fingerprints = _stages_to_come(config, data, directory)
     if adopted is not None and "dynamics" in fingerprints:
         fingerprints["dynamics"][BASIS] = weights_hash(adopted.autoencoder, adopted.whitening)
@@ -241,15 +176,11 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
             watch.say(f"autoencoder: taken from {config.autoencoder.init}")
         trainer.say_who_lacks_covariates()
         with stop.signals():
-            model = _first_stage(trainer) if adopted is None else adopted
+            model = _first_stage(trainer, start) if adopted is None else adopted
             if statistics is not None:
                 model.dynamics.set_covariate_statistics(statistics.mean_K, statistics.sd_K)
             _second_stage(trainer, model)
-            if config.joint is not None:
-                weights = trainer.train(
-                    joint_stage(model, config.train.precision), config.joint, model.registry, (model,)
-                )
-                model.dynamics.load_state_dict({name.removeprefix("dynamics."): w for name, w in weights.items()})
+            _third_stage(trainer, model)
         if ranks.first:
             save(model.cpu(), directory.export, trainer.facts(model))
         ranks.barrier()
@@ -259,12 +190,12 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     return directory.export
 
 
-def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirectory) -> dict[str, dict[str, str]]:
+def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirectory) -> dict[str, Fingerprint]:
     """Fingerprints of the stages that are still to be trained. Raises ValueError where run.dir or run.resume misfit."""
     fingerprints = {stage: run_fingerprint(config, data, stage) for stage in stages_of(config)}
     finished = config.autoencoder.init
-    if finished is None and _finished_earlier(directory.autoencoder, fingerprints["autoencoder"]):
-        finished = str(directory.autoencoder)
+    if finished is None:
+        finished = _finished_autoencoder(config, directory, fingerprints["autoencoder"])
     if finished is not None:
         fingerprints.pop("autoencoder", None)
     asked = resume_path(config)
@@ -294,40 +225,53 @@ def _second_stage(trainer: Trainer, model: NeuralModel) -> None:
     model.dynamics.load_state_dict(weights)
 
 
-def _first_stage(trainer: Trainer) -> NeuralModel:
+def _third_stage(trainer: Trainer, model: NeuralModel) -> None:
+    """Go on with the trained dynamics under the joint score, if the run asks for it."""
+    config = trainer.config
+    if config.joint is not None:
+        stage = joint_stage(model, config.train.precision)
+        weights = trainer.train(stage, config.joint, model.registry, (model,))
+        model.dynamics.load_state_dict({name.removeprefix("dynamics."): w for name, w in weights.items()})
+
+
+def _first_stage(trainer: Trainer, start: InitialWeights | None) -> NeuralModel:
     """The model with a trained autoencoder and whitening: from this run, or an earlier part of it."""
     config, ranks, folder = trainer.config, trainer.ranks, trainer.directory.autoencoder
     torch.manual_seed(seed_number(f"{config.run.seed}/weights"))
     entries = trainer.data.entries
     model = NeuralModel(config.model, UnitRegistry.from_sessions(entries), UnitStatistics.of(entries))
+    transfer_width(model, config.train.base_width)
     expected = run_fingerprint(config, trainer.data, "autoencoder")
-    if _finished_earlier(folder, expected):
-        trainer.watch.say(f"autoencoder: taken from {folder}, finished earlier")
-        take_autoencoder(model, load(folder))
-        return model
-    stage = autoencoder_stage(model, config.train.precision)
-    model.autoencoder.load_state_dict(trainer.train(stage, config.autoencoder, model.registry))
-    fit_whitening(model, share_of_train_split(config, trainer.data, model.registry, ranks), ranks)
-    model.cpu()
-    if ranks.first:
+    if start is not None:
+        start.give(model)
+    finished = _finished_autoencoder(config, trainer.directory, expected)
+    if finished is not None:
+        trainer.watch.say(f"autoencoder: taken from {finished}, finished earlier")
+        take_autoencoder(model, load(finished))
+    else:
+        stage = autoencoder_stage(model, config.train.precision)
+        model.autoencoder.load_state_dict(trainer.train(stage, config.autoencoder, model.registry))
+        fit_whitening(model, share_of_train_split(config, trainer.data, model.registry, ranks), ranks)
+        model.cpu()
+    if ranks.first and finished != folder:
         save(model, folder, trainer.facts(model, fingerprint=expected, note="dynamics not trained yet"))
     ranks.barrier()
     return model
 
 
-def _finished_earlier(folder: Path, expected: dict[str, str]) -> bool:
-    """Whether `folder` holds the autoencoder of this run. Raises ValueError when it is of a run with other settings."""
-    if not folder.exists():
-        return False
-    found = read_training(folder).get("fingerprint") or {}
-    differing = [name for name in expected if found.get(name) != expected[name]]
+def _finished_autoencoder(config: RunConfig, directory: RunDirectory, expected: Fingerprint) -> Path | None:
+    """The autoencoder that this run has finished, or the run whose checkpoint run.resume names; None where none has.
+
+    Raises ValueError when it is of a run with other settings.
+    """
+    asked = resume_path(config)
+    elsewhere = [] if asked is None or asked.parent.name == "autoencoder" else [asked.parents[2] / "autoencoder"]
+    folder = next((folder for folder in (directory.autoencoder, *elsewhere) if folder.exists()), None)
+    differing = [] if folder is None else differences(read_training(folder).get("fingerprint") or {}, expected)
     if differing:
         raise ValueError(
-            f"{folder}: is the autoencoder of a run with other {', '.join(differing)}; give another run.dir, or "
-            "take it over on purpose with autoencoder.init"
+            f"{folder}: is the autoencoder of another run:\n  - "
+            + "\n  - ".join(differing)
+            + "\nGive another run.dir, or take it over on purpose with autoencoder.init."
         )
-    return True
-
-
-def _short_hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return folder

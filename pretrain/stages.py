@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
-from neurochorus.models import CausalDynamics, JointPhase, LatentMoments, LatentSequence, NeuralModel
+from neurochorus.models import Autoencoder, CausalDynamics, JointPhase, LatentMoments, LatentSequence, NeuralModel
+from neurochorus.pretrain.costs.flops import training_flops
 
 StageName = Literal["autoencoder", "dynamics", "joint"]
 
@@ -28,19 +29,31 @@ class Stage(nn.Module):
         prepare: Callable[[Batch], tuple[Any, ...]],
         precision: str,
         burn_in_bins: int = 0,
+        frozen: Callable[[], Autoencoder | None] = lambda: None,
     ):
+        """`frozen`: gives the autoencoder whose latents are trained on, which is no part of this module."""
         super().__init__()
         self.name: StageName = name
         self.trained = trained
         self.prepare = prepare
         self.precision = precision
         self.burn_in_bins = burn_in_bins
+        self.frozen = frozen
 
     def forward(self, *inputs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss summed over the valid entries, their number, and the parts of the loss."""
         device_type = next(self.trained.buffers()).device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.trained(*inputs)
+
+    def flops(self, bins: int, units: int) -> dict[str, float]:
+        """FLOPs a bin of a training step by part, for windows of `bins` bins from a session of `units` units.
+
+        Empty where a part of the weights is not trained, as in fine-tuning.
+        """
+        if not all(parameter.requires_grad for parameter in self.trained.parameters()):
+            return {}
+        return training_flops(self.trained, self.frozen(), bins, units)
 
     def valid_bins(self, batch: Batch) -> Tensor:
         """Number of bins whose loss counts; the loss is normalised by its sum over all ranks."""
@@ -61,6 +74,7 @@ def dynamics_stage(model: NeuralModel, precision: str) -> Stage:
     """
     draws = model.config.autoencoder.posterior_draws
     encoder = copy.deepcopy(model).eval().requires_grad_(False)
+    del encoder.dynamics  # every rank holds the frozen model whole
 
     def prepare(batch: Batch) -> tuple[LatentSequence]:
         encoder.to(batch.signal_BTC.device)
@@ -71,14 +85,15 @@ def dynamics_stage(model: NeuralModel, precision: str) -> Stage:
                 return (LatentSequence.of(drawn_MBTL[0], batch, drawn_MBTL),)
             return (LatentSequence.of(encoder.encode(batch), batch),)
 
-    return Stage("dynamics", copy.deepcopy(model.dynamics), prepare, precision)
+    trained = copy.deepcopy(model.dynamics)
+    return Stage("dynamics", trained, prepare, precision, frozen=lambda: encoder.autoencoder)
 
 
 def joint_stage(model: NeuralModel, precision: str) -> Stage:
     """A copy of the model's trained dynamics, to go on under the joint score of whole stretches of a rollout."""
     stage = dynamics_stage(model, precision)
     assert isinstance(stage.trained, CausalDynamics)  # the settings refuse a joint phase of any other
-    return Stage("joint", JointPhase(stage.trained), stage.prepare, precision)
+    return Stage("joint", JointPhase(stage.trained), stage.prepare, precision, frozen=stage.frozen)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.seeds import seed_number
 from neurochorus.models import JointConfig, NeuralModel, load
 from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.width_transfer import transfer_width
 
 
 def adopt_autoencoder(config: RunConfig, entries: Sequence[SessionEntry]) -> NeuralModel:
@@ -31,6 +32,7 @@ def adopt_autoencoder(config: RunConfig, entries: Sequence[SessionEntry]) -> Neu
     for entry in entries:
         source.registry.rows(entry)
     model = NeuralModel(config.model, source.registry)
+    transfer_width(model, config.train.base_width)
     take_autoencoder(model, source)
     return model
 

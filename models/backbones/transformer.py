@@ -7,6 +7,7 @@ Pre-norm blocks (RMSNorm), rotary positions (Su et al. 2021, arXiv 2104.09864), 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models.backbones.base import Backbone, Cache
@@ -57,12 +58,12 @@ class Attention(nn.Module):
         if query.device.type == "cpu":
             # bfloat16 attention on CPUs takes up to ten times as long as float32, backward above all
             with torch.autocast("cpu", enabled=False):
-                mixed = self._attend(query.float(), key.float(), value.float(), mask_BT)
+                mixed = self.attend(query.float(), key.float(), value.float(), mask_BT)
         else:
-            mixed = self._attend(query, key, value, mask_BT)
+            mixed = self.attend(query, key, value, mask_BT)
         return self.output(mixed.transpose(1, 2).reshape(batch, bins, width))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask_BT: Tensor | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask_BT: Tensor | None) -> Tensor:
         """The queries are the newest of the tokens whose keys are given."""
         bins, seen = query.shape[2], key.shape[2]
         if mask_BT is None and (bins == 1 or (self.window is None and bins == seen)):
@@ -115,6 +116,8 @@ class Transformer(Backbone):
         self.config, self.causal, self.width = config, causal, config.width
         self.blocks = nn.ModuleList([Block(config, causal) for _ in range(config.blocks)])
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
+        self.recomputed: frozenset[int] = frozenset()
+        "Numbers of the blocks whose activations are computed again in the backward pass instead of kept."
         self._initialise()
 
     def _initialise(self) -> None:
@@ -139,7 +142,10 @@ class Transformer(Backbone):
                 raise ValueError("a cache is for causal tokens without padding: give all tokens at once without it")
             cache.check_room(x_BTD.shape[1])
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, cache, index, mask_BT)
+            if index in self.recomputed and cache is None and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, None, index, mask_BT, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, cache, index, mask_BT)
         if cache is not None:
             cache.length += x_BTD.shape[1]
         return self.norm(x_BTD)

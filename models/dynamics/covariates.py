@@ -93,12 +93,10 @@ class CovariateReader(nn.Module):
         """The same with covariates known in the past missing from a random bin on, in a share of the samples."""
         known_BTK = sequence.covariate_mask_BTK
         batch, bins, columns = known_BTK.shape
-        past_K = torch.tensor(
-            [config.known == "past" for name, config in self.configs.items() for _ in range(self.columns[name])],
-            device=known_BTK.device,
-        )
-        if not share or columns != len(past_K) or not past_K.any():
+        past = [config.known == "past" for name, config in self.configs.items() for _ in range(self.columns[name])]
+        if not share or columns != len(past) or not any(past):
             return sequence
+        past_K = torch.tensor(past, device=known_BTK.device)
         ends_B = torch.randint(1, bins + 1, (batch,), device=known_BTK.device)
         ends_B = torch.where(torch.rand(batch, device=known_BTK.device) < share, ends_B, bins)
         over_BT = torch.arange(bins, device=known_BTK.device) >= ends_B.unsqueeze(1)

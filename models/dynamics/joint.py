@@ -46,11 +46,11 @@ class JointPhase(nn.Module):
 
     def forward(self, sequence: LatentSequence) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Training loss summed over valid bins, their number, and the parts of the loss (also sums, detached)."""
-        joint = stretch_score(self.dynamics, sequence, self._start(sequence))
+        joint = stretch_score(self.dynamics, sequence, self.draw_start(sequence))
         own, count, parts = self.dynamics(sequence)
         return joint + self.config.token_weight * own, count, {"joint": joint.detach(), **parts}
 
-    def _start(self, sequence: LatentSequence) -> int:
+    def draw_start(self, sequence: LatentSequence) -> int:
         """A place at the border of two patches with a stretch after it, the same for the whole batch.
 
         Raises ValueError when the windows have no room for a patch and a stretch.

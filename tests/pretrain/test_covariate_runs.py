@@ -17,7 +17,8 @@ from neurochorus.pretrain.covariates import CovariateStatistics
 from neurochorus.pretrain.distributed import process_group
 from neurochorus.pretrain.finetuning import FinetuneConfig, finetune, refuse_other_recordings
 from neurochorus.pretrain.loop import StoppedEarly
-from neurochorus.pretrain.pretraining import TrainingData, pretrain
+from neurochorus.pretrain.pretraining import pretrain
+from neurochorus.pretrain.training_data import TrainingData
 from tests.distributed import run_ranks
 from tests.pretrain.test_covariates import BINS, ONE_RANK, TRIALS, make_corpus, recording, train_batches
 

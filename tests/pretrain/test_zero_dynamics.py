@@ -31,6 +31,7 @@ def make_stage(backbone: str) -> Stage:
         covariates={"stimulus": CovariateConfig(known="ahead", lag_bins=3), "running": CovariateConfig(lag_bins=2)},
         history_noise=0.0,
         condition_dropout=0.0,
+        covariate_endings=0.0,
     )
     dynamics = build_dynamics(config, "gaussian", HeadsConfig(), 4, 2, 1, {"stimulus": 2, "running": 1})
     return Stage("dynamics", dynamics, lambda batch: (LatentSequence.of(batch.signal_BTC, batch),), "fp32")
@@ -79,7 +80,7 @@ def largest_errors(backbone: str) -> list[tuple[float, str]]:
             order = GradientOrder(stage, ranks)
             for step in range(STEPS):
                 engine.set_learning_rate(SECTION.learning_rate)
-                _step(stage, engine, [make_batch(ranks.rank, step)], ranks, False)
+                _step(stage, engine, [make_batch(ranks.rank, step)], ranks, False, chance=str(step))
                 order.check(step)
             weights = engine.state_dict()
             engine.close()

@@ -124,7 +124,8 @@ def train_under_deepspeed(
     order = GradientOrder(stage, ranks) if guard else None
     for step in range(STEPS):
         engine.set_learning_rate(SECTION.learning_rate)
-        _step(stage, engine, [make_batch(ranks.rank, 5 * step + micro) for micro in range(accumulation)], ranks, False)
+        batches = [make_batch(ranks.rank, 5 * step + micro) for micro in range(accumulation)]
+        _step(stage, engine, batches, ranks, False, chance=str(step))
         if order is not None:
             order.check(step)
     weights = engine.state_dict()
@@ -180,7 +181,7 @@ def test_the_comparison_sees_what_zero_does_to_one_module_per_session() -> None:
 
 
 def test_the_guard_catches_a_module_that_only_one_rank_uses() -> None:
-    for messages in run_ranks(guarded, 2, [1, 2]):
+    for messages in run_ranks(guarded, 2, [1, 2, 3]):
         for message in messages:
             assert "own.0" in message
             assert "ranks got gradients of different parameters" in message

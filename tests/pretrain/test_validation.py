@@ -1,0 +1,132 @@
+"""Evaluation inside training: it leaves the weights as they would be without it, and its scores are a pure function."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.settings import parse_settings
+from neurochorus.data_shards.writer import write_dataset
+from neurochorus.models import load
+from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.distributed import Ranks, process_group
+from neurochorus.pretrain.pretraining import pretrain
+from neurochorus.pretrain.stages import dynamics_stage
+from neurochorus.pretrain.training_data import TrainingData
+from neurochorus.pretrain.validation import Validation, validation_windows
+from tests.data_shards.conftest import small_recording
+from tests.distributed import run_ranks
+
+TRANSFORMER = {"width": 16, "blocks": 1, "heads": 2}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("validation") / "data"
+    sessions = [small_recording(name, f"of_{name}", units, 30, units) for name, units in (("a1", 5), ("b1", 8))]
+    write_dataset(sessions, path, name="small", sample_bins=12)
+    return path
+
+
+def run_config(data: Path, folder: Path, **sections: Any) -> RunConfig:
+    values = {
+        "run": {"dir": str(folder)},
+        "data": {"path": str(data), "workers": 0},
+        "model": {
+            "autoencoder": {"latents": 4, "encoder": TRANSFORMER, "future_weights": {1: 0.5}},
+            "dynamics": {"transformer": TRANSFORMER},
+            "heads": {"energy": {"width": 16, "blocks": 1}},
+        },
+        "autoencoder": {"steps": 5},
+        "dynamics": {"steps": 5},
+        "train": {"global_batch": 8, "micro_batch": 4, "precision": "fp32", "log_every": 5, "ema": 0.5},
+        "zero": {"stage": 3, "persistence_threshold": 0},
+        "checkpoint": {"every": 4, "best": True, "keep": 1},
+        "evaluation": {"every": 2, "batches": 3},
+        "wandb": {"mode": "disabled"},
+        "forecast": {"context_bins": 8, "horizon_bins": 4},
+    }
+    return parse_settings(RunConfig, values | sections, "test")
+
+
+def with_and_without(data: Path, folder: Path) -> None:
+    with process_group() as ranks:
+        pretrain(run_config(data, folder / "evaluated"), ranks)
+        pretrain(run_config(data, folder / "plain", evaluation={}, checkpoint={"every": 4, "keep": 1}), ranks)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of both stages on two ranks at ZeRO-3, with an average of the weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    run_ranks(with_and_without, 2, data, folder)
+    return folder
+
+
+def test_training_is_the_same_to_the_bit(runs: Path) -> None:
+    one, other = (load_file(runs / name / "export" / "model.safetensors") for name in ("evaluated", "plain"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    losses = [[(m["stage"], m["step"], m["loss"]) for m in metrics(runs / name)] for name in ("evaluated", "plain")]
+    assert set(losses[1]) <= set(losses[0])
+    assert len(losses[1]) == 4
+
+
+def test_scores_are_written_at_their_steps_and_choose_the_best_checkpoint(runs: Path) -> None:
+    lines = metrics(runs / "evaluated")
+    for stage in ("autoencoder", "dynamics"):
+        own = [line for line in lines if line["stage"] == stage]
+        assert [line["step"] for line in own if "validation_loss" in line] == [2, 4, 5]
+        assert all("validation_loss_energy" in line for line in own if stage == "dynamics" and line["step"] > 1)
+    saved = sorted((runs / "evaluated" / "checkpoints" / "dynamics").glob("step_*"))
+    scores = {p.name: json.loads((p / "COMPLETE.json").read_text())["score"] for p in saved}
+    of_step = {f"step_{line['step']:08d}": line["validation_loss"] for line in own if "validation_loss" in line}
+    assert scores.items() <= of_step.items()
+    assert set(scores) == {"step_00000005", min(("step_00000004", "step_00000005"), key=of_step.__getitem__)}
+
+
+class Fixed:
+    """Stands for the engine: gives weights."""
+
+    def __init__(self, weights: dict[str, Tensor]):
+        self.state_dict = lambda: weights
+
+
+def test_scores_are_those_of_the_export_whatever_the_ranks(data: Path, runs: Path) -> None:
+    model = load(runs / "evaluated" / "export")
+    config = run_config(data, runs / "unused", evaluation={"every": 2, "batches": 3})
+    opened = TrainingData.open(config)
+    registry = UnitRegistry.from_sessions(opened.entries)
+    stage = dynamics_stage(model, "fp32")
+
+    def scores(world: int) -> dict[str, float]:
+        numbered = [
+            window
+            for rank in range(world)
+            for window in validation_windows(config, opened, registry, Ranks(rank, world, rank, CPU))()
+        ]
+        assert sorted(number for number, _ in numbered) == [0, 1, 2]
+        return Validation(stage, lambda: numbered, 0, Ranks(0, 1, 0, CPU)).scores(Fixed(stage.state_dict()))  # type: ignore[arg-type]
+
+    (last,) = [m for m in metrics(runs / "evaluated") if m["stage"] == "dynamics" and m["step"] == 5]
+    alone, shared = scores(1), scores(3)
+    assert alone == pytest.approx(shared, rel=1e-9)
+    assert alone["validation_loss"] == pytest.approx(last["validation_loss"], rel=1e-5)
+    assert set(alone) <= set(last)
+
+
+def test_what_cannot_be_evaluated_is_refused(data: Path, tmp_path: Path) -> None:
+    config = run_config(data, tmp_path, evaluation={"every": 2, "batches": 3})
+    opened = TrainingData.open(config)
+    registry = UnitRegistry.from_sessions(opened.entries)
+    with pytest.raises(ValueError, match=r"evaluation\.batches: 3 for 4 ranks"):
+        validation_windows(config, opened, registry, Ranks(0, 4, 0, CPU))
