@@ -9,9 +9,11 @@ micro-batches accumulated, and a run continues from the number of samples it has
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -90,6 +92,31 @@ def evaluation_batches(
     return (collate([corpus.read(row, with_meta=False) for row in part], window_bins=window_bins) for part in parts)
 
 
+WHAT_TO_DO = (
+    "If nobody ended it on purpose, memory ran out: lower data.workers or data.prefetch. The same command continues "
+    "from the newest checkpoint."
+)
+
+
+class LostWorker(OSError):
+    """A reader process of this rank ended, so that the batches it was to bring never come."""
+
+
+@contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """Raise LostWorker, which says what to do, where a reader process ends while inside.
+
+    PyTorch notices by a signal, and raises a plain RuntimeError wherever the trainer happens to be.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
+        if found is None:
+            raise
+        raise LostWorker(f"reader process {found[1]} of this rank {found[2].strip()} {WHAT_TO_DO}") from None
+
+
 class MicroBatches(Dataset[Batch]):
     """Micro-batches by the number of their first sample in the run."""
 
@@ -138,7 +165,7 @@ class _FirstSamples:
 def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
     batches = iter(loader)
     try:
-        for batch in batches:
+        for batch in _named_when_lost(batches):
             if isinstance(batch, DatasetError):
                 raise batch
             yield batch
@@ -149,13 +176,25 @@ def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
             shut_down()
 
 
+def _named_when_lost(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; one that cannot be fetched since its worker ended in the meantime is a LostWorker."""
+    while True:
+        try:
+            yield next(batches)
+        except StopIteration:
+            return
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            raise LostWorker(f"a reader process of this rank ended ({error!r}). {WHAT_TO_DO}") from error
+
+
 def _heed_only_the_trainer(_worker: int) -> None:
     """Let a worker outlive signals to stop, unless they come from the trainer itself.
 
     A launcher or scheduler signals every process of a run, and the trainer needs batches until it has saved. But torch
     and multiprocessing end workers by SIGTERM too and then wait for them: ignoring that would hang a failed run.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     trainer = multiprocessing.parent_process()
     if trainer is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS: there, workers end at any SIGTERM
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

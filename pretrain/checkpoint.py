@@ -2,123 +2,162 @@
 
     checkpoints/STAGE/step_00000500/   DeepSpeed files + COMPLETE.json, written last
 
-A checkpoint is written as `.saving-step_...` and renamed when all ranks are done; one without
-COMPLETE.json, or whose files have not the sizes listed there, is never resumed from.
+A checkpoint is written as `.saving-step_...` and renamed when all ranks are done. One without COMPLETE.json, or whose
+files have not the sizes and checksums listed there, is never resumed from.
 """
 
 import json
 import os
-import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from neurochorus.pretrain.checkpoint_files import Sums, damaged_files, sum_of
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import Engine
+from neurochorus.pretrain.fingerprint import Fingerprint
+from neurochorus.pretrain.position import (
+    COMPLETE,
+    Position,
+    complete_checkpoints,
+    is_complete,
+    named_checkpoints,
+    read_position,
+    refuse_difference,
+    step_of,
+)
+from neurochorus.pretrain.retention import Retention
 
-COMPLETE = "COMPLETE.json"
+SET_ASIDE = "not_used_"
+"""Before the name of a checkpoint that a run found damaged, or did not go on from."""
 
-
-@dataclass(frozen=True)
-class Position:
-    """Where a stage stands, and what it must be continued with."""
-
-    step: int
-    """Optimizer steps done."""
-    samples_seen: int
-    world: int
-    fingerprint: dict[str, str]
-    """Hashes of the data, the order of samples and the model; a resumed run must have the same."""
+Result = TypeVar("Result")
 
 
 class Checkpoints:
     """The checkpoints of one stage of a run."""
 
-    def __init__(self, folder: Path, keep: int, ranks: Ranks):
-        self.folder, self.keep, self.ranks = folder, keep, ranks
+    def __init__(self, folder: Path, retention: Retention, ranks: Ranks, say: Callable[[str], None]):
+        self.folder, self.retention, self.ranks, self.say = folder, retention, ranks, say
 
     def save(self, engine: Engine, position: Position) -> None:
-        """Write a checkpoint (all ranks), then remove all but the newest `keep`.
+        """Write a checkpoint (all ranks), then remove those that need not stay.
 
-        Raises OSError when the disk is full or not writable; the checkpoints already there are untouched.
+        Raises OSError, on all ranks, when one of them cannot write; the checkpoints already there are untouched.
         """
         name = f"step_{position.step:08d}"
-        saving = f".saving-{name}"
-        if self.ranks.first:
-            shutil.rmtree(self.folder / saving, ignore_errors=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self.ranks.barrier()
-        engine.save(str(self.folder), saving)
-        self.ranks.barrier()
-        if self.ranks.first:
-            self._complete(saving, name, position)
-        self.ranks.barrier()
+        saving = self.folder / f".saving-{name}"
+        try:
+            self._together(lambda: self._clear() if self.ranks.first else None)
+            sums = self._together(lambda: engine.save(str(self.folder), saving.name))
+            listed = {path: sum for part in sums for path, sum in part.items()}
+            self._together(lambda: self._complete(saving, name, position, listed) if self.ranks.first else None)
+        except OSError as error:
+            if self.ranks.first:
+                shutil.rmtree(saving, ignore_errors=True)
+            raise OSError(
+                f"{self.folder / name}: could not be written ({error}); the checkpoints before it are untouched: make "
+                "room, or the folder writable, and run the same command again"
+            ) from None
 
-    def _complete(self, saving: str, name: str, position: Position) -> None:
-        partial, place = self.folder / saving, self.folder / name
-        files = {str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()}
-        text = json.dumps({**asdict(position), "files": files}, indent=1)
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(partial, place)
-        temporary = place / f".{COMPLETE}"
-        with temporary.open("w") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, place / COMPLETE)
-        for old in complete_checkpoints(self.folder)[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+    def resume(
+        self, engine: Engine, fingerprint: Fingerprint, zero_stage: int, asked: Path | None = None
+    ) -> Position | None:
+        """Load the newest undamaged checkpoint, or the `asked` one, into the engine; None when there is none.
 
-    def resume(self, engine: Engine, fingerprint: dict[str, str], path: Path | None = None) -> Position | None:
-        """Load the newest complete checkpoint, or the one at `path`, into the engine; None when there is none.
-
-        Raises ValueError when it is of other data, another order of samples, another model or another world size.
+        One that was written on other ranks or at another ZeRO stage is converted. Raises ValueError when it is of
+        other data or settings, or when no checkpoint that is there is undamaged.
         """
-        found = path or next(reversed(complete_checkpoints(self.folder)), None)
-        if found is None:
+        candidates = named_checkpoints(self.folder)
+        if asked is not None and (asked.parent.resolve() == self.folder.resolve() or not candidates):
+            candidates = [asked]  # one of another run is where this one starts, not where it goes back to
+        candidates = self.ranks.gather(candidates)[0]  # a network file system may show them late to some ranks
+        while candidates:
+            found = candidates.pop()
+            damage = self._damage(found)
+            if not damage:
+                break
+            if not candidates:
+                raise ValueError(f"{found}: is damaged ({damage[0]}), and there is no other: remove it to start anew")
+            self.say(f"{found}: is damaged ({damage[0]}); going back to {candidates[-1].name}")
+        else:
             return None
         position = read_position(found)
-        refuse_difference(found, position, fingerprint, self.ranks.world)
-        engine.load(str(found.parent), found.name)
+        refuse_difference(found, position, fingerprint)
+        same_layout = (position.world, position.zero_stage) == (self.ranks.world, zero_stage)
+        engine.load(str(found.parent), found.name, same_layout)
+        if self.ranks.first and found.parent.resolve() == self.folder.resolve():
+            self._set_aside_after(position.step)
         return position
 
+    def _together(self, act: Callable[[], Result]) -> list[Result]:
+        """What each rank gets from `act`, by rank; where it raises OSError on one of them, all ranks raise one."""
+        outcome: Result | OSError
+        try:
+            outcome = act()
+        except OSError as error:
+            outcome = OSError(str(error))
+        outcomes = self.ranks.gather(outcome)
+        failures = [f"rank {rank}: {found}" for rank, found in enumerate(outcomes) if isinstance(found, OSError)]
+        if failures:
+            raise OSError("; ".join(failures))
+        return [found for found in outcomes if not isinstance(found, OSError)]
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in a folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    named = [path for path in folder.iterdir() if re.fullmatch(r"step_\d{8}", path.name)]
-    return sorted(path for path in named if _is_complete(path))
+    def _clear(self) -> None:
+        """Make the folder, and remove what a killed run left half-written or half-removed in it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".*-step_*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _complete(self, saving: Path, name: str, position: Position, sums: Sums) -> None:
+        # a network file system may show the files of other nodes late
+        files = {os.path.relpath(path, saving): found for path, found in sums.items()}
+        others = {os.path.relpath(path, saving): path for path in saving.rglob("*") if path.is_file()}
+        files |= {name: sum_of(path) for name, path in others.items() if name not in files}
+        with (saving / COMPLETE).open("w") as handle:
+            json.dump({**asdict(position), "files": files}, handle, indent=1)
+            handle.flush()
+            os.fsync(handle.fileno())
+        self._remove(self.folder / name)
+        os.replace(saving, self.folder / name)
+        _sync(self.folder)
+        kept = self.retention.kept([(p.step, p.score) for p in map(read_position, complete_checkpoints(self.folder))])
+        for old in complete_checkpoints(self.folder):
+            if step_of(old) not in kept:
+                self._remove(old)
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Take a checkpoint away whole: a kill half-way leaves nothing that bears its name."""
+        if checkpoint.exists():
+            removing = self.folder / f".removing-{checkpoint.name}"
+            shutil.rmtree(removing, ignore_errors=True)
+            os.replace(checkpoint, removing)
+            shutil.rmtree(removing, ignore_errors=True)
+
+    def _damage(self, checkpoint: Path) -> list[str]:
+        """What is wrong with a checkpoint, on every rank; each reads its share of the files."""
+        if is_complete(checkpoint):
+            files = json.loads((checkpoint / COMPLETE).read_text())["files"]
+            found = damaged_files(checkpoint, dict(list(files.items())[self.ranks.rank :: self.ranks.world]))
+        else:
+            found = [f"{COMPLETE} or a file that it lists is missing, cut or of another version"]
+        return [problem for part in self.ranks.gather(found) for problem in part]
+
+    def _set_aside_after(self, step: int) -> None:
+        """Rename the checkpoints that this run does not go on from: they would be taken for its newest later."""
+        for path in self.folder.glob("step_*"):
+            if step_of(path) > step:
+                aside = path.with_name(SET_ASIDE + path.name)
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(path, aside)
 
 
-def read_position(checkpoint: Path) -> Position:
-    values: dict[str, Any] = json.loads((checkpoint / COMPLETE).read_text())
-    values.pop("files")
-    return Position(**values)
-
-
-def refuse_difference(checkpoint: Path, position: Position, fingerprint: dict[str, str], world: int) -> None:
-    """Raise ValueError naming everything in which a run differs from the checkpoint it would continue."""
-    differing = [
-        f"{name}: the checkpoint has {position.fingerprint.get(name)}, this run has {value}"
-        for name, value in fingerprint.items()
-        if position.fingerprint.get(name) != value
-    ]
-    if position.world != world:
-        differing.append(f"ranks: the checkpoint was saved on {position.world}, this run has {world}")
-    if differing:
-        raise ValueError(
-            f"{checkpoint}: cannot be continued by this run:\n  - "
-            + "\n  - ".join(differing)
-            + "\nUse the same data and settings, or another run.dir (run.resume: never refuses a used one)."
-        )
-
-
-def _is_complete(checkpoint: Path) -> bool:
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        read_position(checkpoint)
-        files: dict[str, int] = json.loads((checkpoint / COMPLETE).read_text())["files"]
-        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing, cut, or not what we wrote
-        return False
+        os.fsync(handle)
+    finally:
+        os.close(handle)

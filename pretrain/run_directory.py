@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import json
+import os
 import platform
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,9 +16,10 @@ from typing import Any
 import yaml
 
 from neurochorus.data_shards.settings import settings_to_dict
-from neurochorus.pretrain.checkpoint import complete_checkpoints, read_position, refuse_difference
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
+from neurochorus.pretrain.fingerprint import Fingerprint
+from neurochorus.pretrain.position import complete_checkpoints, read_position, refuse_difference
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class RunDirectory:
         )
 
     def prepare(
-        self, config: RunConfig, ranks: Ranks, deepspeed: dict[str, Any], fingerprints: Mapping[str, dict[str, str]]
+        self, config: RunConfig, ranks: Ranks, deepspeed: dict[str, Any], fingerprints: Mapping[str, Fingerprint]
     ) -> None:
         """Make the directory and note what runs in it; `fingerprints` are those of the stages still to be trained.
 
@@ -52,7 +55,7 @@ class RunDirectory:
         for stage, fingerprint in fingerprints.items():
             newest = next(reversed(complete_checkpoints(self.checkpoints(stage))), None)
             if newest is not None:
-                refuse_difference(newest, read_position(newest), fingerprint, ranks.world)
+                refuse_difference(newest, read_position(newest), fingerprint)
         ranks.barrier()  # every rank has looked before the first one writes
         if ranks.first:
             try:
@@ -73,15 +76,18 @@ def describe_run(ranks: Ranks) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),  # of rank 0: signals to it stop the run
         "world": ranks.world,
         "device": ranks.device.type,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: version_of(name) for name in packages},
         "commit": _commit(),
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a package; None when it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

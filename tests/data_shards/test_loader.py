@@ -14,7 +14,13 @@ import torch
 
 from neurochorus.data_shards.batch import Batch, Collate
 from neurochorus.data_shards.dataset import Corpus, DatasetError
-from neurochorus.data_shards.loader import MicroBatches, evaluation_batches, training_batches
+from neurochorus.data_shards.loader import (
+    LostWorker,
+    MicroBatches,
+    evaluation_batches,
+    lost_workers_named,
+    training_batches,
+)
 from neurochorus.data_shards.plan import SamplePlan, window_start
 from neurochorus.data_shards.registry import UnitRegistry
 
@@ -156,7 +162,7 @@ def test_workers_outlive_signals_and_end_with_the_stream(corpus, plan, registry)
     got = take(batches, 2)  # one of each worker: both have begun
     processes = multiprocessing.active_children()
     assert len(processes) == 2
-    for process, number in itertools.product(processes, ("TERM", "INT")):
+    for process, number in itertools.product(processes, ("TERM", "INT", "USR1")):
         subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
     assert_same(got + take(batches, 28), expected)
     batches.close()
@@ -201,6 +207,33 @@ def test_a_damaged_sample_stops_the_run_by_name_also_from_a_worker(corpus, plan,
             take(training_batches(corpus, plan, registry, micro_batch=4, workers=workers), 1)
         assert "Traceback" not in str(caught.value), "torch puts a worker's traceback into the message"
         assert not multiprocessing.active_children(), "an error must not leave workers behind"
+
+
+def test_a_shard_that_vanishes_is_named(corpus, plan, registry, data_path):
+    batches = training_batches(corpus, plan, registry, micro_batch=4)
+    next(batches)
+    corpus.datasets[0].close()  # an open file would outlive its name
+    for shard in data_path.glob("*.tar"):
+        shard.rename(shard.with_suffix(".away"))
+    with pytest.raises(DatasetError, match=r"shard-\d+\.tar: .* No such file .*copy the shard again"):
+        take(batches, 1)
+    for shard in data_path.glob("*.away"):
+        shard.rename(shard.with_suffix(".tar"))
+
+
+def test_a_killed_worker_is_named_with_what_to_do(corpus, plan, registry):
+    batches = training_batches(corpus, plan, registry, micro_batch=4, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(LostWorker, match=r"reader process .*lower data.workers"), lost_workers_named():
+        take(batches, 100)
+    assert multiprocessing.active_children() == []
+
+
+def test_other_errors_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match="something else"), lost_workers_named():
+        raise RuntimeError("something else")
 
 
 def test_evaluation_gives_every_sample_once_in_order(corpus, registry):
