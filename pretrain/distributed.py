@@ -3,15 +3,21 @@
 import datetime
 import os
 import re
+import socket
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from neurochorus.pretrain.launcher import join_launcher
+
+T = TypeVar("T")
 
 ONE_VOICE_SECONDS = 6.0
 """Longer than a launcher takes to see that a rank has failed and to end the others (deepspeed looks every second)."""
@@ -38,6 +44,14 @@ class Ranks:
         if dist.is_initialized():
             dist.all_reduce(values)
         return values
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank gives, by rank, on all of them; for small objects."""
+        if not dist.is_initialized():
+            return [value]
+        everyone = [value] * self.world
+        dist.all_gather_object(everyone, value)
+        return everyone
 
     def barrier(self) -> None:
         if dist.is_initialized():
@@ -79,21 +93,23 @@ def _brief(error: Exception) -> str:
 def process_group(timeout_minutes: float = 30.0) -> Iterator[Ranks]:
     """Join the ranks that the launcher started (one, if none did) and leave them in every case at the end.
 
-    Reads RANK, WORLD_SIZE, LOCAL_RANK, as `deepspeed` and torchrun set them. gloo on CPUs, nccl on GPUs.
+    Reads RANK, WORLD_SIZE, LOCAL_RANK and so on, set by the launcher or by join_launcher. gloo on CPUs, nccl on GPUs.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_SIZE", world))
+    join_launcher()
+    rank, world, local_rank, local_size = (
+        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    )
     gpu = torch.cuda.is_available()
-    if not gpu:
+    if gpu:
+        # DeepSpeed takes its device from the same variable
+        local_rank = gpu_of(local_rank, torch.cuda.device_count())
+        os.environ["LOCAL_RANK"] = str(local_rank)
+        torch.cuda.set_device(local_rank)
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
     device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", "0" if world == 1 else "29500")
     with one_voice():
         _initialise("nccl" if gpu else "gloo", timeout_minutes)
     try:
@@ -101,6 +117,21 @@ def process_group(timeout_minutes: float = 30.0) -> Iterator[Ranks]:
             yield Ranks(rank, world, local_rank, device)
     finally:
         dist.destroy_process_group()
+
+
+def gpu_of(local_rank: int, visible: int) -> int:
+    """The GPU of a rank among those that its launcher lets it see: of its own number, or the only one (srun can do so).
+
+    Raises ValueError when there are fewer GPUs than ranks on this node.
+    """
+    if visible == 1:
+        return 0
+    if local_rank >= visible:
+        raise ValueError(
+            f"rank {local_rank} of node {socket.gethostname()} (counted from 0) has no GPU: the node shows {visible}; "
+            "start as many ranks a node as it has GPUs"
+        )
+    return local_rank
 
 
 def _initialise(backend: str, timeout_minutes: float) -> None:
