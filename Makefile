@@ -1,9 +1,12 @@
 # make demo          from nothing to a report: shards, pretraining of both heads, a new animal, generation
 # make test          lint, format, types, tests (under 12 minutes on two cores)
 # make test-slow     trained models against exact answers (minutes)
+# make test-kill     kills a training run 50 times, which ends as one that was never killed (KILLS=50; an hour)
+# make test-cluster  two nodes on this machine: Slurm, ssh, torchrun (root on Debian; installs what it needs; minutes)
 # make results       the main table of RESULTS.md on real recordings (DATA=../shared/data; an hour)
 # make results-lorenz  the Lorenz protocol of LDNS: heads, masked EAG and diffusion, three seeds (an hour and a half)
 # make bench-data    samples/s of our reader against webdataset's decode
+# make bench-train   the training loop against a bare PyTorch loop, two ranks against one, MFU
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,7 +14,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types unit test-slow results results-lorenz bench-data lock clean
+.PHONY: demo test lint types unit test-slow test-kill test-cluster results results-lorenz bench-data bench-train lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,10 +35,17 @@ types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(READY)
-	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not slow_kill and not cluster"
 
 test-slow: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 1800
+
+test-kill: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow_kill -s --timeout 7200 tests/launch/test_killed_at_random.py
+
+test-cluster: $(READY)
+	tests/cluster/install.sh
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests/cluster --timeout 1800
 
 results: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python launch/results.py --recordings $(DATA)/steinmetz2019 --out runs/results
@@ -45,6 +55,9 @@ results-lorenz: $(READY)
 
 bench-data: $(READY)
 	$(BIN)/python tests/benchmarks/read_speed.py
+
+bench-train: $(READY)
+	PYTHONPATH=. OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python tests/benchmarks/train_speed.py
 
 lock:
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv

@@ -1,101 +1,122 @@
-"""What a run shows and keeps: one progress line, metrics.jsonl, wandb. Only rank 0 shows or writes anything.
+"""What a run shows and keeps: one progress line, metrics.jsonl, wandb, TensorBoard, a profile of chosen steps.
 
-Floats in metrics.jsonl read back exactly (JSON keeps Python's shortest repr of a double).
+Only rank 0 shows or writes anything. Floats in metrics.jsonl read back exactly (JSON keeps Python's shortest repr of a
+double).
 """
 
 import json
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from neurochorus.data_shards.batch import Batch
 from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.console import lasting
+from neurochorus.pretrain.costs.matrix_product import measured_peak_tflops
+from neurochorus.pretrain.watching.outside import TensorBoardSink, WandbSink, refuse_missing_tensorboard
+from neurochorus.pretrain.watching.profiling import StepProfiler
+from neurochorus.pretrain.watching.progress import ProgressLine
+from neurochorus.pretrain.watching.sources import SourceLosses
+from neurochorus.pretrain.watching.speed import Speed
 
-LINE_SECONDS = 15.0  # between plain lines where the output is not a terminal
+if TYPE_CHECKING:
+    from neurochorus.pretrain.stages import Stage
 
 
 class Watch:
-    """Progress of a run. On ranks other than 0 every method does nothing."""
+    """Progress of a run. On ranks other than 0 it shows and writes nothing, but must be told the same.
+
+    Raises ValueError, on all ranks, when a package that the settings ask for is not there.
+    """
 
     def __init__(self, config: RunConfig, run_dir: Path, first: bool):
-        self._first, self._log_every = first, config.train.log_every
-        self._console = Console(stderr=True, quiet=not first, soft_wrap=True)
-        self._progress: Progress | None = None
-        self._wandb: Any = None
-        self._file = None
+        refuse_missing_tensorboard(config)
+        self._config, self._first, self._log_every = config, first, config.train.log_every
+        self._console = Console(file=lasting(sys.stderr), quiet=not first, soft_wrap=True)
+        self._progress = ProgressLine(self._console)
+        self._profiler = StepProfiler(config.watch.profile_steps if first else None, run_dir / "traces")
+        self._speed: Speed | None = None
         self._seconds: dict[str, float] = {}
-        self._last_line = self._since = time.perf_counter()
-        self._bins = self._waited = 0.0
+        self._file, self._sinks = None, []
         if first:
             cut_partial_line(run_dir / "metrics.jsonl")
             self._file = (run_dir / "metrics.jsonl").open("a", buffering=1)
-            self._wandb = _start_wandb(config, run_dir)
+            self._sinks = [WandbSink(config, run_dir, self.say)]
+            self._sinks += [TensorBoardSink(run_dir)] if config.watch.tensorboard else []
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
 
-    def begin(self, stage: str, start: int, steps: int) -> None:
-        self._since, self._bins, self._waited = time.perf_counter(), 0.0, 0.0
+    def begin(self, stage: str, start: int, steps: int, device: torch.device | None = None) -> None:
         if not self._first:
             return
+        if self._speed is None:
+            self._speed = Speed(self._peak_tflops(device or torch.device("cpu")))
+        self._speed.restart()
         self.say(f"{stage}: steps {start + 1} to {steps}" if start < steps else f"{stage}: all {steps} steps are done")
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, TextColumn("{task.fields[text]}"), console=self._console)
-            self._progress.add_task(stage, total=steps, completed=start, text="")
-            self._progress.start()
+        self._progress.begin(stage, start, steps)
+        self._profiler.before(stage, start + 1)
+
+    def work(self, stage: "Stage", batches: Sequence[Batch]) -> None:
+        """Note what this rank computes in a step."""
+        if self._speed is not None:
+            self._speed.add_work(stage, batches)
 
     def step(
-        self, stage: str, step: int, samples_seen: int, sums: dict[str, Tensor], rate: float, norm: float, waited: float
+        self,
+        stage: str,
+        step: int,
+        samples_seen: int,
+        sums: dict[str, Tensor],
+        rate: float,
+        norm: float,
+        waited: float,
+        scores: Mapping[str, float] | None = None,
+        sources: SourceLosses | None = None,
     ) -> None:
-        """Note one step; every `log_every` steps it is written and shown. `sums` are already over all ranks."""
-        self._bins += float(sums["bins"]) if self._first else 0.0
-        self._waited += waited
-        if not self._first or (step % self._log_every and step != 1):
+        """Note one step; every `log_every` steps, and with `scores` of an evaluation, it is written and shown.
+
+        `sums` are already over all ranks; `sources` become so here, when a line is due, which is so on all ranks alike.
+        """
+        if self._speed is not None:
+            self._speed.add(sums["bins"], waited)
+            self._say_trace(self._profiler.after(step))
+            self._profiler.before(stage, step + 1)
+        if step % self._log_every and step != 1 and not scores:
             return
-        elapsed = time.perf_counter() - self._since
-        parts = {name: float(value) for name, value in sums.items() if name != "bins"}
+        by_source = {} if sources is None else sources.take()
+        if self._speed is None:
+            return
         line = {
             "stage": stage,
             "step": step,
             "samples_seen": samples_seen,
-            **{("loss" if name == "loss" else f"loss_{name}"): value for name, value in parts.items()},
+            **{("loss" if k == "loss" else f"loss_{k}"): float(v) for k, v in sums.items() if k != "bins"},
+            **(scores or {}),
             "lr": rate,
             "grad_norm": norm,
-            "bins_per_s": self._bins / elapsed,
-            "data_wait": self._waited / elapsed,
+            **self._speed.take(),
             **{f"{name}_s": seconds for name, seconds in self._seconds.items()},
+            **({f"loss_by_{self._config.watch.sources}": by_source} if by_source else {}),
         }
-        self._since, self._bins, self._waited, self._seconds = time.perf_counter(), 0.0, 0.0, {}
+        self._seconds = {}
         assert self._file is not None
         self._file.write(json.dumps(line) + "\n")
-        if self._wandb is not None:
-            self._wandb.log(
-                {f"{stage}/{name}": v for name, v in line.items() if name not in ("stage", "step")} | {"step": step}
-            )
-        self._show(line)
-
-    def _show(self, line: dict[str, Any]) -> None:
-        text = (
-            f"loss {line['loss']:.4f}  lr {line['lr']:.1e}  |g| {line['grad_norm']:.2f}  "
-            f"{line['bins_per_s']:,.0f} bins/s  data wait {100 * line['data_wait']:.1f} %"
-        )
-        if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=line["step"], text=text)
-        elif time.perf_counter() - self._last_line > LINE_SECONDS or line["step"] == 1:
-            self._last_line = time.perf_counter()
-            self.say(f"{line['stage']} {line['step']}  {text}")
+        for sink in self._sinks:
+            sink.write(stage, line)
+        self._progress.show(line)
 
     def end(self, stage: str) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._progress.end()
+        self._say_trace(self._profiler.finish())
         self.say(f"{stage}: done")
 
     @contextmanager
@@ -106,12 +127,20 @@ class Watch:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begun
 
     def close(self, exit_code: int = 0) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._progress.end()
+        self._say_trace(self._profiler.finish())
         if self._file is not None:
             self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=exit_code)
+        for sink in self._sinks:
+            sink.close(exit_code)
+
+    def _peak_tflops(self, device: torch.device) -> float:
+        stated = self._config.watch.peak_tflops
+        return measured_peak_tflops(device, self._config.train.precision) if stated is None else stated
+
+    def _say_trace(self, path: Path | None) -> None:
+        if path is not None:
+            self.say(f"profile: {path}")
 
 
 def cut_partial_line(path: Path) -> None:
@@ -120,26 +149,3 @@ def cut_partial_line(path: Path) -> None:
         whole = path.read_bytes().rpartition(b"\n")
         if whole[2]:
             os.truncate(path, len(whole[0]) + len(whole[1]))
-
-
-def _start_wandb(config: RunConfig, run_dir: Path) -> Any:
-    mode = config.wandb.mode
-    if mode == "disabled":
-        return None
-    if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-    import wandb
-
-    from neurochorus.data_shards.settings import settings_to_dict
-
-    try:
-        return wandb.init(
-            project=config.wandb.project,
-            dir=str(run_dir),
-            mode=mode,
-            name=run_dir.name,
-            config=settings_to_dict(config),
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-        )
-    except wandb.Error as error:
-        raise ValueError(f"wandb.mode {mode}: {error} (wandb.mode=offline works without)") from None

@@ -29,6 +29,7 @@ QUIET = DynamicsConfig(
     },
     history_noise=0.0,
     condition_dropout=0.0,
+    covariate_endings=0.0,
 )
 
 

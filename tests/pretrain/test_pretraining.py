@@ -1,7 +1,7 @@
 """Parts of a run that need no launcher: settings that are derived, learning rates, checkpoints, stopping."""
 
-import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,12 @@ import pytest
 import torch
 
 from neurochorus.data_shards.settings import SettingsError, parse_settings
-from neurochorus.pretrain.checkpoint import (
-    COMPLETE,
-    Checkpoints,
-    Position,
-    complete_checkpoints,
-    read_position,
-    refuse_difference,
-)
 from neurochorus.pretrain.config import RunConfig, StageSection
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import accumulation_steps, deepspeed_settings
-from neurochorus.pretrain.loop import seed_step
-from neurochorus.pretrain.optimizer import learning_rate, parameter_groups
-from neurochorus.pretrain.stopping import StopRequest
+from neurochorus.pretrain.loop import seed_micro_batch
+from neurochorus.pretrain.optimizer import parameter_groups
+from neurochorus.pretrain.stopping import SIGNALS, StopRequest
 from tests.models.conftest import small_model
 
 STAGE = {"steps": 100}
@@ -41,9 +33,20 @@ def test_deepspeed_settings_are_derived_and_explicit() -> None:
         "gradient_accumulation_steps": 4,
         "gradient_clipping": 1.0,
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {"stage": 2, "stage3_param_persistence_threshold": 100_000},
+        "zero_optimization": {
+            "stage": 2,
+            "stage3_param_persistence_threshold": 100_000,
+            "reduce_bucket_size": 50_000_000,
+            "stage3_max_live_parameters": 100_000_000,
+            "stage3_max_reuse_distance": 100_000_000,
+        },
         "dump_state": True,
     }
+    offloaded = config(zero={"stage": 3, "offload_optimizer": True, "offload_parameters": True})
+    derived = deepspeed_settings(offloaded, world=2)
+    assert derived["zero_force_ds_cpu_optimizer"] is False, "DeepSpeed's own CPU Adam would be compiled at the start"
+    assert derived["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert derived["zero_optimization"]["offload_param"] == {"device": "cpu"}
     with pytest.raises(ValueError, match=r"global_batch 32 is not a multiple of 12 .*4 x 3 ranks"):
         accumulation_steps(made, world=3)
 
@@ -52,12 +55,18 @@ def test_impossible_combinations_are_all_named() -> None:
     with pytest.raises(SettingsError) as caught:
         config(
             train={"global_batch": 30, "micro_batch": 4},
+            zero={"stage": 0, "offload_optimizer": True, "offload_parameters": True},
+            checkpoint={"every": 10, "best": True},
+            evaluation={"every": 4},
             dynamics={"steps": 0, "beta2": 0.999},
             deepspeed={"fp16": {"enabled": True}, "gradient_clipp1ng": 1},
             model={"dynamics": {"history_scales": [2]}, "autoencoder": {"encoder": {"width": 30}}},
         )
     text = str(caught.value)
     for words in (
+        "zero.offload_optimizer: ZeRO-0 keeps",
+        "zero.offload_parameters: needs stage 3",
+        "checkpoint.best: needs a score at each checkpoint: let evaluation.every (4) divide checkpoint.every (10)",
         "train.global_batch: 30 is not a multiple of micro_batch 4",
         "dynamics.steps: expected 1 or more, found 0",
         "dynamics.beta2: expected a number in [0.5, 0.95]",
@@ -67,6 +76,20 @@ def test_impossible_combinations_are_all_named() -> None:
         "model.autoencoder.encoder.width: 30 is not a multiple of twice the 4 heads",
     ):
         assert words in text
+
+
+def test_what_zero_3_cannot_do_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"train\.compile: at zero\.stage 3"):
+        config(train={"compile": True}, zero={"stage": 3})
+    assert config(train={"compile": True}, zero={"stage": 2}).train.compile
+
+
+@pytest.mark.parametrize(("ema", "base_width"), [(1.0, 31), (0.0, 0), (float("nan"), -2)])
+def test_averages_and_widths_that_make_no_sense_are_named(ema: float, base_width: int) -> None:
+    with pytest.raises(SettingsError) as caught:
+        config(train={"ema": ema, "base_width": base_width})
+    assert "train.ema: expected null or a decay between 0 and 1" in str(caught.value)
+    assert "train.base_width: expected" in str(caught.value)
 
 
 def test_every_parameter_is_in_one_group_and_tables_do_not_decay() -> None:
@@ -86,106 +109,44 @@ def test_every_parameter_is_in_one_group_and_tables_do_not_decay() -> None:
     assert of[id(read)]["factor"] == 1.0
 
 
-def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    section = StageSection(steps=100, learning_rate=2.0, warmup=0.1)
-    rates = [learning_rate(step, section) for step in range(100)]
-    assert rates[0] == pytest.approx(2.0 / 11)
-    assert max(rates) == rates[10] == 2.0
-    assert rates[55] == pytest.approx(1.0)
-    assert rates[-1] < 0.001
-    assert rates[:11] == sorted(rates[:11])
-
-
-def test_the_noise_of_a_step_depends_on_nothing_else() -> None:
-    def draw(*key: Any) -> float:
-        seed_step(*key)
+def test_the_noise_of_a_micro_batch_depends_on_nothing_else() -> None:
+    def draw(chance: str, number: int) -> float:
+        seed_micro_batch(chance, number)
         return float(torch.rand(()))
 
-    assert draw(0, "dynamics", 5, 1) == draw(0, "dynamics", 5, 1)
-    others = {
-        draw(*key)
-        for key in ((1, "dynamics", 5, 1), (0, "autoencoder", 5, 1), (0, "dynamics", 6, 1), (0, "dynamics", 5, 0))
-    }
-    assert len(others | {draw(0, "dynamics", 5, 1)}) == 5
+    first = draw("0/dynamics/5", 1)
+    assert draw("0/dynamics/5", 1) == first
+    others = (("1/dynamics/5", 1), ("0/autoencoder/5", 1), ("0/dynamics/6", 1), ("0/dynamics/5", 0))
+    assert len({first, *(draw(*other) for other in others)}) == 5
 
 
-class FakeEngine:
-    """Writes what DeepSpeed would: some files under the tag; or fails like a full disk half-way."""
-
-    def __init__(self, fail: bool = False):
-        self.fail = fail
-
-    def save(self, folder: str, tag: str) -> None:
-        place = Path(folder) / tag
-        place.mkdir()
-        (place / "weights.pt").write_bytes(b"w" * 100)
-        if self.fail:
-            raise OSError(28, "No space left on device")
-        (place / "optimizer.pt").write_bytes(b"o" * 50)
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Give the signals their meaning back, which a request to stop takes from them for good."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def position(step: int) -> Position:
-    return Position(step, 8 * step, 1, {"data": "d"})
-
-
-def test_checkpoints_appear_whole_and_only_the_newest_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "c", keep=2, ranks=ONE_RANK)
-    for step in (5, 10, 15):
-        checkpoints.save(FakeEngine(), position(step))  # type: ignore[arg-type]
-    found = complete_checkpoints(tmp_path / "c")
-    assert [path.name for path in found] == ["step_00000010", "step_00000015"]
-    assert read_position(found[-1]) == position(15)
-
-
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "c", keep=2, ranks=ONE_RANK)
-    checkpoints.save(FakeEngine(), position(5))  # type: ignore[arg-type]
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(FakeEngine(fail=True), position(10))  # type: ignore[arg-type]
-    assert [path.name for path in complete_checkpoints(tmp_path / "c")] == ["step_00000005"]
-    checkpoints.save(FakeEngine(), position(10))  # type: ignore[arg-type]
-    assert [path.name for path in complete_checkpoints(tmp_path / "c")] == ["step_00000005", "step_00000010"]
-
-
-def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "c", keep=9, ranks=ONE_RANK)
-    for step in (1, 2, 3, 4):
-        checkpoints.save(FakeEngine(), position(step))  # type: ignore[arg-type]
-    (tmp_path / "c/step_00000004/weights.pt").write_bytes(b"cut")
-    (tmp_path / "c/step_00000003" / COMPLETE).unlink()
-    (tmp_path / "c/step_00000002" / COMPLETE).write_text("{half")
-    for step, text in enumerate(("[]", "null", '{"files": []}', '{"files": {}}'), start=5):
-        checkpoints.save(FakeEngine(), position(step))  # type: ignore[arg-type]
-        (tmp_path / f"c/step_{step:08d}" / COMPLETE).write_text(text)
-    assert [path.name for path in complete_checkpoints(tmp_path / "c")] == ["step_00000001"]
-
-
-def test_a_checkpoint_of_something_else_is_refused_with_what_differs(tmp_path: Path) -> None:
-    saved = Position(5, 40, 2, {"data": "old", "model settings": "same"})
-    with pytest.raises(ValueError, match="cannot be continued") as caught:
-        refuse_difference(tmp_path, saved, {"data": "new", "model settings": "same"}, world=4)
-    assert "data: the checkpoint has old, this run has new" in str(caught.value)
-    assert "ranks: the checkpoint was saved on 2, this run has 4" in str(caught.value)
-    assert "model settings" not in str(caught.value)
-
-
-def test_a_signal_a_file_and_a_spent_budget_ask_for_a_stop(tmp_path: Path) -> None:
-    stop = StopRequest(tmp_path, max_hours=None, watch_file=True)
+@pytest.mark.usefixtures("usual_signals")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_asks_for_a_stop_and_the_next_one_ends_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    stop = StopRequest(tmp_path, max_hours=None, watch_file=False)
     with stop.signals():
         assert not stop.wanted()
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
         assert stop.wanted()
-        assert stop.reason == "signal SIGTERM"
+        assert stop.reason == f"signal {number.name}"
+    signal.raise_signal(number)
+
+
+def test_a_file_and_a_spent_budget_ask_for_a_stop(tmp_path: Path) -> None:
+    with StopRequest(tmp_path, max_hours=None, watch_file=True).signals():
+        pass
     by_file = StopRequest(tmp_path, max_hours=None, watch_file=True)
     (tmp_path / "STOP").touch()
     assert by_file.wanted()
     assert not StopRequest(tmp_path, max_hours=None, watch_file=False).wanted()
     assert StopRequest(tmp_path, max_hours=0.0, watch_file=False).wanted()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_positions_read_back_exactly(tmp_path: Path) -> None:
-    (tmp_path / COMPLETE).write_text(
-        json.dumps({"step": 3, "samples_seen": 2**40, "world": 2, "fingerprint": {}, "files": {}})
-    )
-    assert read_position(tmp_path) == Position(3, 2**40, 2, {})

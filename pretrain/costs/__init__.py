@@ -1,0 +1,1 @@
+"""What a training run costs, known before it starts: parameters, memory, floating-point operations, hours."""

@@ -1,0 +1,100 @@
+"""What a run would read: the sessions of its data sets, or assumed ones where the data are not there yet."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neurochorus.data_shards.manifest import SessionEntry
+from neurochorus.data_shards.plan import SamplePlan
+from neurochorus.data_shards.recording import unit_hash
+from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.training_data import TrainingData
+
+ASSUMED_BIN_S = 0.01
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes of what is trained on."""
+
+    entries: Sequence[SessionEntry]
+    longest_bins: int
+    """Bins of the longest window."""
+    mean_bins: float
+    """Of a window, as sessions are drawn."""
+    mean_units: float
+    """Of a sample's session, as sessions are drawn."""
+    plan: Callable[[str], SamplePlan] | None
+    """Stage -> the order of its samples; None where the data are assumed."""
+
+    @property
+    def largest_session(self) -> int:
+        return max(len(entry.units) for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Data that are made up of sessions of one size."""
+
+    sessions: int = 100
+    units: int = 200
+    bins: int = 256
+
+    @classmethod
+    def parse(cls, text: str) -> "Assumed":
+        """From `SESSIONSxUNITSxBINS`. Raises ValueError for anything else."""
+        parts = text.split("x")
+        if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            raise ValueError(f"--assume {text!r}: expected SESSIONSxUNITSxBINS, such as 100x200x256")
+        return cls(*map(int, parts))
+
+
+def workload(config: RunConfig, assumed: Assumed) -> Workload:
+    """Of the run's data sets if they are there, else as assumed. Raises ValueError for data that do not fit the run."""
+    if any(not Path(path).exists() for path in config.data.paths):
+        return _assumed_workload(config, assumed)
+    data = TrainingData.open(config)
+    plan = data.plan(config, "dynamics")
+    window = config.data.window_bins
+    bins = {
+        name: np.minimum(_bins_of(data, name), np.iinfo(np.int64).max if window is None else window)
+        for name in data.session_ids
+    }
+    units = {entry.session_id: len(entry.units) for entry in data.entries}
+    return Workload(
+        entries=data.entries,
+        longest_bins=max(int(lengths.max()) for lengths in bins.values()),
+        mean_bins=sum(share * float(bins[name].mean()) for name, share in plan.shares.items()),
+        mean_units=sum(share * units[name] for name, share in plan.shares.items()),
+        plan=lambda stage: data.plan(config, stage),
+    )
+
+
+def _bins_of(data: TrainingData, session_id: str) -> np.ndarray:
+    """Lengths of the train samples of a session."""
+    dataset = data.corpus.dataset_of(session_id)
+    return dataset.index.bins[dataset.rows_of(session_id, "train")].astype(np.int64)
+
+
+def _assumed_workload(config: RunConfig, assumed: Assumed) -> Workload:
+    ids = [f"u{number:04d}" for number in range(assumed.units)]
+    entries = [
+        SessionEntry(
+            session_id=f"assumed_{number}",
+            subject_id=f"assumed_{number}",
+            modality="spikes",
+            bin_s=ASSUMED_BIN_S,
+            unit_hash=unit_hash(ids),
+            units=[{"unit_id": unit, "region": ""} for unit in ids],
+            covariates={},
+            unit_mean=[0.1] * assumed.units,
+            unit_sd=[0.3] * assumed.units,
+            train_bins=1,
+            provenance={},
+        )
+        for number in range(assumed.sessions)
+    ]
+    bins = assumed.bins if config.data.window_bins is None else min(assumed.bins, config.data.window_bins)
+    return Workload(entries, bins, float(bins), float(assumed.units), None)
