@@ -140,7 +140,7 @@ def test_a_run_does_not_continue_with_other_settings(work: Path) -> None:
     arguments = ["--config", work / "config.yaml", f"run.dir={work / 'straight'}", f"data.path={work / 'data'}"]
     other = command("pretrain.py", *arguments, "run.seed=5", launcher=False)
     assert other.returncode == 1
-    assert "other order of samples, training settings" in other.stderr
+    assert "run.seed: 0 in the checkpoint, 5 now" in other.stderr
     again = command("pretrain.py", *arguments, "run.resume=never")
     assert again.returncode == 1
     assert "run.resume is 'never'" in again.stderr
