@@ -44,6 +44,9 @@ class EnergyHeadConfig:
     """Of the rule `kernel`, as multiples of sqrt(L); the score is the mean over them."""
     variogram_weight: float = 0.0
     """Weight of a variogram score of order 0.5 added to the rule, which sees how channels hang together."""
+    marginal_weight: float = 0.0
+    """Weight of the CRPS of each channel added to the rule. A norm over channels hardly sees how wide the narrow ones
+    are: the gradient it gives to a channel is as small as that channel's share of the norm, the CRPS's is not."""
     train_temperature: float = 1.0
     """Weight of the spread between samples in the rule; 1 is proper, 0.99 draws samples together (EAR)."""
     noise: int = 64
@@ -60,7 +63,7 @@ class EnergyHeadConfig:
             )
         if not self.bandwidths or not all(bandwidth > 0 for bandwidth in self.bandwidths):
             found.append(f"bandwidths: expected one or more positive numbers, found {self.bandwidths}")
-        found += at_least(self, 0, "variogram_weight")
+        found += at_least(self, 0, "variogram_weight", "marginal_weight")
         return found + at_least(self, 2, "samples") + at_least(self, 1, "width", "blocks", "noise")
 
 
@@ -100,6 +103,8 @@ class EnergyHead(Head):
                 raise ValueError(f"rule '{config.rule}' is unknown; valid: energy, kernel, crps")
         if config.variogram_weight:
             score_BT = score_BT + config.variogram_weight * variogram_score_loss(samples, target_MBTL)
+        if config.marginal_weight:
+            score_BT = score_BT + config.marginal_weight * crps_loss(samples, target_MBTL, spread)
         return score_BT
 
     def sample(self, hidden_BD: Tensor, n: int, generator: Generators, temperature: float = 1.0) -> Tensor:

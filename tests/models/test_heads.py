@@ -44,6 +44,7 @@ HEADS = {
     "laplace": energy(samples=8, rule="kernel", kernel="laplace"),
     "crps": energy(samples=8, rule="crps"),
     "variogram": energy(variogram_weight=1.0),
+    "marginal": energy(marginal_weight=1.0),
     "flow": flow(),
     "flow, hidden": flow(source="hidden", solver="exponential"),
     "antithetic": flow(antithetic=True, times="logit_normal"),

@@ -1,5 +1,6 @@
 """The energy head: its temperatures and its settings."""
 
+import math
 from typing import Any
 
 import pytest
@@ -44,6 +45,7 @@ def test_temperature_scales_the_noise_or_only_its_shift() -> None:
         ("bandwidths", [], "one or more positive"),
         ("bandwidths", [1.0, -1.0], "one or more positive"),
         ("variogram_weight", -1.0, "expected 0 or more"),
+        ("marginal_weight", -1.0, "expected 0 or more"),
         ("samples", 1, "expected 2 or more"),
         ("rule", "brier", "energy"),
     ],
@@ -57,3 +59,21 @@ def test_settings_that_cannot_work_are_named(key: str, value: object, message: s
 def test_a_variogram_needs_two_channels() -> None:
     with pytest.raises(ValueError, match="two latent channels"):
         EnergyHead(EnergyHeadConfig(variogram_weight=1.0), HIDDEN, 1)
+
+
+def test_marginal_scores_see_how_wide_a_narrow_channel_is() -> None:
+    """Of two independent channels of sd 1 and 0.02, the loss of halving the spread of the second."""
+    generator = torch.Generator().manual_seed(0)
+    sd = torch.tensor([1.0, 0.02])
+    samples, target = torch.randn(8, 20_000, 2, generator=generator) * sd, torch.randn(20_000, 2, generator=generator)
+    narrow = samples * torch.tensor([1.0, 0.5])
+
+    def lost(weight: float) -> float:
+        head = EnergyHead(EnergyHeadConfig(marginal_weight=weight), HIDDEN, 2)
+        scores = [head._score(drawn, (target * sd).unsqueeze(0)).mean() for drawn in (narrow, samples)]
+        return float(scores[0] - scores[1])
+
+    # CRPS of N(0, s^2) where N(0, 1) is true: sqrt(2 (1 + s^2) / pi) - s / sqrt(pi); the loss is twice the mean of both
+    crps = {s: math.sqrt(2 * (1 + s**2) / math.pi) - s / math.sqrt(math.pi) for s in (0.5, 1.0)}
+    assert lost(1.0) - lost(0.0) == pytest.approx(0.02 * (crps[0.5] - crps[1.0]), rel=0.1)
+    assert lost(1.0) > 5 * abs(lost(0.0))
