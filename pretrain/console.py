@@ -1,5 +1,6 @@
 """Output that outlives its terminal: a closed ssh connection or pipe must not keep a run from saving."""
 
+import os
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
@@ -9,13 +10,24 @@ class _Lasting:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with suppress(OSError):  # nobody listens any more
+        try:
             self._stream.write(text)
+        except OSError:
+            self._discard()
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
+        try:
             self._stream.flush()
+        except OSError:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Nobody listens any more: what is still buffered goes nowhere; Python would end with status 120 for it."""
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

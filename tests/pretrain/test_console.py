@@ -1,7 +1,10 @@
 """Output that nobody reads any more ends nothing."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 TALK = """
 import sys
@@ -15,8 +18,13 @@ sys.exit(7)
 """
 
 
-def test_a_process_outlives_the_reader_of_its_output() -> None:
-    talker = subprocess.Popen([sys.executable, "-c", TALK], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_process_outlives_the_reader_of_its_output(bare: bool) -> None:
+    """In a bare environment too, where Python keeps what it could not write and ends with 120 for it."""
+    environment = {"HOME": os.environ.get("HOME", "/")} if bare else None
+    talker = subprocess.Popen(
+        [sys.executable, "-c", TALK], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     assert talker.stderr is not None
     talker.stderr.close()
     assert talker.stdin is not None
