@@ -1,7 +1,8 @@
 """Recordings in, batches out: importers, the shard format, the order of samples, and what a model is given."""
 
 from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
-from neurochorus.data_shards.dataset import Corpus, DatasetError, Sample, ShardDataset
+from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.dataset import DatasetError, Sample, ShardDataset
 from neurochorus.data_shards.importers import count_recordings, import_recordings
 from neurochorus.data_shards.index import Index
 from neurochorus.data_shards.loader import evaluation_batches, training_batches

@@ -20,7 +20,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
-from neurochorus.data_shards.dataset import Corpus, DatasetError
+from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.dataset import DatasetError
 from neurochorus.data_shards.plan import SamplePlan, window_start
 from neurochorus.data_shards.registry import UnitRegistry
 

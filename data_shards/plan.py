@@ -27,7 +27,7 @@ from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.naming import nearest_hint
 
 if TYPE_CHECKING:
-    from neurochorus.data_shards.dataset import Corpus
+    from neurochorus.data_shards.corpus import Corpus
 
 PLAN_VERSION = 1
 MEAN_GROUPS_A_ROUND = 4

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.settings import parse_settings
 from neurochorus.launch.options import add_sampling

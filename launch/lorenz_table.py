@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.importers.lorenz import fresh_trials
 from neurochorus.data_shards.recipe import Recipe
 from neurochorus.data_shards.settings import parse_settings

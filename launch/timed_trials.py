@@ -16,7 +16,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.launch.options import add_sampling
 from neurochorus.models import load, set_sampling
 from neurochorus.pretrain.evaluation.output_file import check_output

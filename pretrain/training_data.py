@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurochorus.data_shards.batch import Batch
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.loader import evaluation_batches
 from neurochorus.data_shards.manifest import SessionEntry, select_sessions
 from neurochorus.data_shards.plan import SamplePlan

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.covariates import refuse_other_widths

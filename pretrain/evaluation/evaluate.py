@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.covariates import refuse_other_widths

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.covariates import refuse_other_widths

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.models import NeuralModel
 from neurochorus.models.imputation import Imputation

@@ -21,10 +21,14 @@ class Speed:
 
     def __init__(self, peak_tflops: float):
         self._peak = peak_tflops * 1e12
-        self._flops_a_bin: dict[tuple[int, int], float] = {}
         self.restart()
 
     def restart(self) -> None:
+        """Begin a stage, whose FLOPs are counted anew."""
+        self._flops_a_bin: dict[tuple[int, int], float] = {}
+        self._begin_line()
+
+    def _begin_line(self) -> None:
         self._since = time.perf_counter()
         self._bins: Tensor | float = 0.0
         self._waited = self._flops = 0.0
@@ -51,7 +55,7 @@ class Speed:
         found = {"elapsed_s": elapsed, "bins_per_s": float(self._bins) / elapsed, "data_wait": self._waited / elapsed}
         if self._flops and self._peak:
             found["mfu"] = self._flops / elapsed / self._peak
-        self.restart()
+        self._begin_line()
         return {**found, "memory_gib": peak_memory_gib()}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import webdataset as wds
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.loader import training_batches
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.recording import Recording, Segment, Unit

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.recording import Recording, Segment, Unit
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.writer import write_dataset

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from neurochorus.data_shards.dataset import Corpus, DatasetError, ShardDataset
+from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.dataset import DatasetError, ShardDataset
 from neurochorus.data_shards.index import COLUMN_DTYPES, Index
 from neurochorus.data_shards.manifest import Manifest
 from neurochorus.data_shards.writer import write_dataset

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from neurochorus.data_shards.batch import Batch, Collate
-from neurochorus.data_shards.dataset import Corpus, DatasetError
+from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.dataset import DatasetError
 from neurochorus.data_shards.loader import (
     LostWorker,
     MicroBatches,

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.launch import pretrain
 
 READS_BEFORE = 100

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.importers.linear_gaussian import LinearGaussianSystem, forecast, simulate
 from neurochorus.pretrain.evaluation.metrics import r2
 from neurochorus.pretrain.evaluation.windows import read_windows

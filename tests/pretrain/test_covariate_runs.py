@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.settings import parse_settings
 from neurochorus.data_shards.writer import write_dataset
 from neurochorus.models import load

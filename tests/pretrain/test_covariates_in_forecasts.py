@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.recording import Recording, Segment, Unit
 from neurochorus.data_shards.writer import write_dataset
 from neurochorus.models import NeuralModel

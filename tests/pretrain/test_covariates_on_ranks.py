@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.models import DynamicsConfig, LatentSequence, TransformerConfig
 from neurochorus.models.dynamics import CovariateConfig, build_dynamics
 from neurochorus.models.heads import HeadsConfig

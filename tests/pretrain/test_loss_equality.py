@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from neurochorus.data_shards.batch import Batch
-from neurochorus.data_shards.dataset import Corpus
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.loader import training_batches
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry

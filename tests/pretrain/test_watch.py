@@ -84,11 +84,12 @@ def test_losses_by_source_are_over_all_ranks() -> None:
 
 @dataclass
 class FakeStage:
+    factor: float = 1.0
     asked: int = 0
 
     def flops(self, bins: int, units: int) -> dict[str, float]:
         self.asked += 1
-        return {"all": 1000.0 * bins + units}
+        return {"all": self.factor * (1000.0 * bins + units)}
 
 
 def test_speed_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +108,10 @@ def test_speed_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stage.asked == 1, "the same shapes are counted once"
     now[0] = 105.0
     assert measured.take()["bins_per_s"] == 0.0, "a line begins anew"
+    measured.restart()
+    measured.add_work(FakeStage(factor=3), [make_batch(2)])  # type: ignore[arg-type]
+    now[0] = 106.0
+    assert measured.take()["mfu"] == pytest.approx(3 * 2 * BINS * (1000 * BINS + UNITS) / 1e6), "of the stage at hand"
 
 
 def test_the_measured_peak_leaves_the_runs_own_draws_alone() -> None:
