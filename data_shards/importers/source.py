@@ -52,7 +52,7 @@ class Source(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (a file that is read at once has nothing to let go of)
         """Let go of the file."""
 
     @abstractmethod
