@@ -37,6 +37,20 @@ def test_a_rank_sees_the_end_of_any_launcher_above_it(tmp_path: Path, killed: st
     outer.wait()
 
 
+@pytest.mark.parametrize("alone", ["rank", "launcher of a node"])
+def test_a_launcher_that_ended_before_the_rank_could_look(tmp_path: Path, alone: str) -> None:
+    """Importing takes seconds, and a launcher may be killed meanwhile."""
+    rank, node_launcher = tmp_path / "rank.py", tmp_path / "deepspeed.launcher.launch"
+    rank.write_text(f"import time; time.sleep(1)\n{RANK}")
+    node_launcher.write_text(LAUNCHER)
+    started = [str(rank), "--local_rank=0"]
+    if alone != "rank":
+        started = [str(node_launcher), *started]
+    start = f"import subprocess, sys; subprocess.Popen([sys.executable, *{started}])"  # and ends at once
+    ended = subprocess.run([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert ended.stdout == "True\nover\n"
+
+
 def test_without_a_launcher_nothing_can_end() -> None:
     assert not LauncherLife().over()
 
