@@ -23,6 +23,8 @@ def import_recordings(recipe: Recipe, source: str | Path | None = None) -> Itera
             if source is not None:
                 raise ValueError(f"recipe {recipe.name!r} is synthetic and reads no files: leave --source out")
             return import_synthetic(recipe)
+        case _:
+            raise ValueError(f"there is no importer {recipe.importer!r} yet")
 
 
 def count_recordings(recipe: Recipe, source: str | Path | None = None) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 
 from neurochorus.data_shards.importers.archive import Archive
 from neurochorus.data_shards.importers.layouts import Layout
-from neurochorus.data_shards.recipe import CovariateRecipe
+from neurochorus.data_shards.recipe_covariates import CovariateRecipe
 
 
 def read_covariate(archive: Archive, name: str, recipe: CovariateRecipe, layout: Layout) -> np.ndarray:

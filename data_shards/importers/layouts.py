@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from neurochorus.data_shards.importers.archive import Archive
-from neurochorus.data_shards.recipe import Axis, FromKey, SignalRecipe
+from neurochorus.data_shards.recipe_keys import FromKey
+from neurochorus.data_shards.recipe_signal import Axis, SignalRecipe
 from neurochorus.data_shards.recording import as_counts, as_signal
 
 BIN_TOLERANCE = 1e-6  # of a bin: a spike at start + k * bin_s belongs to bin k in spite of rounding

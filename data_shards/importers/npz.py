@@ -9,7 +9,8 @@ import numpy as np
 from neurochorus.data_shards.importers.archive import Archive
 from neurochorus.data_shards.importers.covariates import read_covariate
 from neurochorus.data_shards.importers.layouts import Layout, read_layout
-from neurochorus.data_shards.recipe import FromKey, Recipe, template_fields
+from neurochorus.data_shards.recipe import Recipe, template_fields
+from neurochorus.data_shards.recipe_keys import ColumnKey, FromKey
 from neurochorus.data_shards.recording import SPLITS, Recording, Segment, Unit
 from neurochorus.data_shards.splits import block_bounds, random_splits
 
@@ -20,9 +21,9 @@ def source_files(recipe: Recipe, source: Path | None) -> list[Path]:
         raise ValueError(f"recipe {recipe.name!r} reads files: name their directory (--source DIR)")
     if not source.is_dir():
         raise ValueError(f"{source}: no such directory: check the source")
-    found = sorted(path for path in source.glob(recipe.files) if path.is_file())
+    found = sorted(path for path in source.glob(recipe.pattern) if path.is_file())
     if not found:
-        raise ValueError(f"{source}: no file matches {recipe.files!r}: check the source and the recipe's `files`")
+        raise ValueError(f"{source}: no file matches {recipe.pattern!r}: check the source and the recipe's `files`")
     return found
 
 
@@ -48,10 +49,7 @@ def _recording(archive: Archive, recipe: Recipe, session_id: str) -> Recording:
     columns = _unit_columns(archive, recipe)
     described = next((len(values) for values in columns.values()), None)
     layout = read_layout(archive, recipe.signal, recipe.modality, bin_s, described)
-    if isinstance(recipe.subject_id, FromKey):
-        subject_id = archive.text(recipe.subject_id.key)
-    else:
-        subject_id = _from_template(archive, recipe.subject_id)
+    subject_id = _from_template(archive, recipe.subject_id)
     return Recording(
         session_id=session_id,
         subject_id=subject_id,
@@ -72,7 +70,9 @@ def _recording(archive: Archive, recipe: Recipe, session_id: str) -> Recording:
     )
 
 
-def _from_template(archive: Archive, template: str) -> str:
+def _from_template(archive: Archive, template: str | FromKey) -> str:
+    if isinstance(template, FromKey):
+        return archive.text(template.key)
     values = {name: archive.path.stem if name == "stem" else archive.scalar(name) for name in template_fields(template)}
     try:
         return template.format(**values)
@@ -85,7 +85,7 @@ def _unit_columns(archive: Archive, recipe: Recipe) -> dict[str, np.ndarray]:
     keys = {name: item.key for name, item in recipe.units.columns.items()}
     for name in ("id", "region"):
         item = getattr(recipe.units, name)
-        if isinstance(item, FromKey):
+        if isinstance(item, ColumnKey):
             keys[name] = item.key
     columns = {name: archive.array(key, ndim=1) for name, key in keys.items()}
     lengths = {keys[name]: len(values) for name, values in columns.items()}
