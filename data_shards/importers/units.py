@@ -78,6 +78,8 @@ class UnitTable:
         key = self._key(self.recipe.observed)
         values, counts = self.source.ragged(key)
         intervals = np.asarray(values, dtype=np.float64)
+        if intervals.ndim == 1 and not (counts % 2).any():
+            intervals, counts = intervals.reshape(-1, 2), counts // 2
         if intervals.ndim != 2 or intervals.shape[1] != 2 or len(counts) != len(kept_C):
             raise ValueError(
                 f"{self.source.where(key)}: has {len(counts)} rows of values of shape {intervals.shape[1:]}; "
