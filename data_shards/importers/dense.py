@@ -55,7 +55,7 @@ def parts(source: Source, signal: SignalRecipe) -> list[tuple[str | None, list[O
 
     ValueError where they do not fit together.
     """
-    keys: dict[str | None, Any] = dict(signal.split_keys) if signal.split_keys is not None else {None: signal.key}
+    keys: dict[Any, Any] = dict(signal.split_keys) if signal.split_keys is not None else {None: signal.key}
     found = []
     for split, named in keys.items():
         names = [named] if isinstance(named, str) else list(named)

@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5o  # type: ignore[attr-defined]
 
 from neurochorus.data_shards.importers.source import ArrayView, KeyInfo, Source, refuse_bomb
 
@@ -159,7 +160,7 @@ class Hdf5(Source):
             raise ValueError(f"{self.where(f'{done}/{name}'.strip('/'))}: damaged ({error})") from None
 
     def _walk(self, group: h5py.Group, path: str, seen: set[Any], depth: int = 0) -> Iterator[str]:
-        for name in group:
+        for name in list(group.keys()):
             key = f"{path}/{name}" if path else name
             try:
                 found = self._child(group, name, path, 0)
@@ -172,7 +173,7 @@ class Hdf5(Source):
                 yield from self._walk(found, key, seen, depth + 1)
 
     def _identity(self, group: h5py.Group) -> Any:
-        return h5py.h5o.get_info(group.id).addr
+        return h5o.get_info(group.id).addr
 
     def _check_dataset(self, key: str, found: h5py.Dataset) -> None:
         """Refuse data of other files, filters that are not h5py's own, and claims of far more data than is stored."""

@@ -132,7 +132,7 @@ def _dense_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable
 def _cut(
     source: Source, recipe: Recipe, recorded: np.ndarray, bin_s: float, notes: Notes
 ) -> tuple[Grid, list[Piece], Trials | None]:
-    """Return the bins of the trials, or of all that was recorded (intervals (n, 2) in s) and observed, and the pieces."""
+    """Return the bins of the trials, or of all that was recorded (intervals (n, 2)) and observed, and the pieces."""
     if recipe.observed is not None:
         observed = _observed(source, recipe)
         seconds = float((recorded[:, 1] - recorded[:, 0]).sum())

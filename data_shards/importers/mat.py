@@ -1,7 +1,7 @@
 """Reading MATLAB .mat files: v5 (scipy) and v7.3 (HDF5), told apart by what the file begins with.
 
-A key is a variable, or a dotted path into structs: `data.spikes`. Vectors lose their axis of length 1, char arrays become
-text, and cell arrays of vectors are ragged columns.
+A key is a variable, or a dotted path into structs: `data.spikes`. Vectors lose their axis of length 1, char arrays
+become text, and cell arrays of vectors are ragged columns.
 """
 
 import math
@@ -143,13 +143,13 @@ class Mat5(MatSource):
 def _fields(value: Any) -> list[str]:
     """Return the fields of a struct, or of the first of an array of structs."""
     first = value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.dtype == object and value.size else value
-    return list(first._fieldnames) if isinstance(first, mat_struct) else []
+    return list(vars(first)["_fieldnames"]) if isinstance(first, mat_struct) else []
 
 
 def _field(value: Any, field: str) -> Any:
     """Return a field of a struct; of an array of several structs, a cell array of the fields of all."""
     structs = list(value.reshape(-1)) if isinstance(value, np.ndarray) and value.dtype == object else [value]
-    if not structs or not all(isinstance(struct, mat_struct) and field in struct._fieldnames for struct in structs):
+    if not structs or not all(field in _fields(struct) for struct in structs):
         return None
     if len(structs) == 1:
         return getattr(structs[0], field)

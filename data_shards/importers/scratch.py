@@ -36,7 +36,7 @@ def allocate(shape: tuple[int, ...], dtype: str, where: str) -> np.ndarray:
 
 
 def blocks(rows: int, row_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield [start, stop) of consecutive blocks of rows of about 32 MB, all but the last multiples of `multiple` rows."""
+    """Yield [start, stop) of consecutive blocks of about 32 MB, of a multiple of `multiple` rows but for the last."""
     step = max(1, BLOCK // max(1, row_bytes))
     step = max(1, step // multiple) * multiple
     for start in range(0, rows, step):

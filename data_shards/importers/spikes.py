@@ -19,7 +19,7 @@ MOST_UNITS = 10**7
 
 @dataclass(frozen=True)
 class Spikes:
-    """All spikes of a file, in its order; times in s, without those that are not finite or outside [lowest, highest]."""
+    """All spikes of a file, in its order; times in s, without those not finite or outside [lowest, highest]."""
 
     times: ArrayView
     unit_of: Callable[[int, int], np.ndarray]
