@@ -16,6 +16,7 @@ from h5py import h5o  # type: ignore[attr-defined]
 from neurochorus.data_shards.importers.source import ArrayView, KeyInfo, Source, refuse_bomb
 
 DEEPEST = 32  # groups within groups, and links to links
+MOST_STEPS = 10_000  # links on the way to one key: links to links could otherwise multiply without end
 OWN_FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scale-offset, lzf: part of h5py
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError)
 
@@ -30,6 +31,7 @@ class Hdf5(Source):
         except OSError as error:
             raise ValueError(f"{path}: cannot be read as an HDF5 file ({error}): is it whole?") from None
         self._keys: list[str] | None = None
+        self._steps = 0
 
     def close(self) -> None:
         self._file.close()
@@ -119,6 +121,7 @@ class Hdf5(Source):
     def _find(self, key: str) -> Any:
         """Return the data set, group or value of an attribute that a key names; None where there is none."""
         path, at, name = key.partition("@")
+        self._steps = 0
         found = self._follow(path)
         if not at or found is None:
             return found
@@ -143,6 +146,9 @@ class Hdf5(Source):
         return found
 
     def _child(self, group: h5py.Group, name: str, done: str, depth: int) -> Any:
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            raise ValueError(f"{self.path}: its links lead in circles at {done!r}")
         try:
             link = group.get(name, getlink=True)
         except DAMAGE:
@@ -162,6 +168,7 @@ class Hdf5(Source):
     def _walk(self, group: h5py.Group, path: str, seen: set[Any], depth: int = 0) -> Iterator[str]:
         for name in list(group.keys()):
             key = f"{path}/{name}" if path else name
+            self._steps = 0
             try:
                 found = self._child(group, name, path, 0)
             except ValueError:
