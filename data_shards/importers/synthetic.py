@@ -6,7 +6,8 @@ import numpy as np
 
 from neurochorus.data_shards.importers.linear_gaussian import make_system, random_drive, simulate
 from neurochorus.data_shards.importers.lorenz import BIAS, bias_for_rate, random_read_out, simulate_lorenz, softplus
-from neurochorus.data_shards.recipe import Recipe, SyntheticRecipe
+from neurochorus.data_shards.recipe import Recipe
+from neurochorus.data_shards.recipe_synthetic import SyntheticRecipe
 from neurochorus.data_shards.recording import Recording, Segment, Unit, as_counts
 from neurochorus.data_shards.splits import random_splits
 
