@@ -16,8 +16,29 @@ def _open_npz(path: Path, recipe: Recipe) -> Source:
     return Archive(path)
 
 
+def _open_nwb(path: Path, recipe: Recipe) -> Source:
+    from neurochorus.data_shards.importers.nwb import NwbSource
+
+    return NwbSource(path)
+
+
+def _open_phy(path: Path, recipe: Recipe) -> Source:
+    from neurochorus.data_shards.importers.phy import PhySource
+
+    return PhySource(path, keep_noise="'noise'" in (recipe.units.where or "").replace('"', "'"))
+
+
+def _open_suite2p(path: Path, recipe: Recipe) -> Source:
+    from neurochorus.data_shards.importers.suite2p import Suite2pSource
+
+    return Suite2pSource(path)
+
+
 OPENERS: dict[str, Callable[[Path, Recipe], Source]] = {
     "npz": _open_npz,
+    "nwb": _open_nwb,
+    "phy": _open_phy,
+    "suite2p": _open_suite2p,
 }
 
 
