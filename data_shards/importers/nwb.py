@@ -20,22 +20,18 @@ WEEK_S = 7 * 24 * 3600.0
 
 
 class NwbSource(Source):
-    """An open NWB file, HDF5 or Zarr. `notes`: plain sentences on what is odd about it."""
+    """An open NWB file, HDF5 or Zarr."""
 
     tables: ClassVar[dict[str, str]] = {"units": "units", "trials": "intervals/trials"}
 
     def __init__(self, path: Path):
         super().__init__(path)
-        self._file = NwbFile(path)
+        self._file = NwbFile(path, self.notes)
         try:
             self._entries = all_entries(self._file)
         except RecursionError:
             self.close()
             raise ValueError(f"{path}: groups contain each other without end: damaged, or made to harm") from None
-
-    @property
-    def notes(self) -> list[str]:
-        return self._file.notes
 
     def close(self) -> None:
         self._file.close()
@@ -113,7 +109,7 @@ class NwbSource(Source):
         problems = {
             "not finite": times.size - known.size,
             "more than a week from the others": int(far.sum()),
-            "before the one before it": int((np.diff(known) < 0).sum()),
+            "earlier than the one before": int((np.diff(known) < 0).sum()),
         }
         found = ", ".join(f"{count} {what}" for what, count in problems.items() if count)
         if found:

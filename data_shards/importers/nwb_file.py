@@ -14,11 +14,11 @@ PICKLE_REASON = "unpickling could run any code, so it is never done here"
 
 
 class NwbFile:
-    """The groups and arrays of a file, opened read-only. `notes`: plain sentences on what is odd about it."""
+    """The groups and arrays of a file, opened read-only. `notes` takes plain sentences on what is odd about it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, notes: list[str]):
         self.path = path
-        self.notes: list[str] = []
+        self.notes = notes
         self._io = _open(path)
         try:
             with warnings.catch_warnings(record=True) as caught:

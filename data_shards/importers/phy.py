@@ -28,7 +28,6 @@ class PhySource(Source):
 
     def __init__(self, path: Path, keep_noise: bool = False):
         super().__init__(path)
-        self.notes: list[str] = []
         times, clusters = _column(path / "spike_times.npy"), self._clusters()
         if len(times) != len(clusters):
             raise ValueError(

@@ -28,7 +28,6 @@ class Suite2pSource(Source):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        self.notes: list[str] = []
         self._planes = _plane_folders(path)
         present = [name for name in TRACES if all((plane / f"{name}.npy").is_file() for plane in self._planes)]
         self._traces = {name: [_mapped(plane / f"{name}.npy", ndim=2) for plane in self._planes] for name in present}
