@@ -3,7 +3,6 @@
 Each reads what it needs in one or two bulk reads; none loops over reads.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,15 +183,16 @@ class Scaled(Stored):
 
     def view(self) -> ArrayView:
         _check_stored_inside(self.data)
-        return ConvertedRows(self.data, lambda rows: rows.astype(np.float64) * self.factor + self.offset)
+        return ScaledRows(self.data, self.factor, self.offset)
 
 
 @dataclass(frozen=True)
-class ConvertedRows:
-    """An array on disk whose rows are converted as they are read."""
+class ScaledRows:
+    """An array on disk whose rows are scaled as they are read."""
 
     data: Any
-    convert: Callable[[np.ndarray], np.ndarray]
+    factor: Any
+    offset: float
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -203,14 +203,14 @@ class ConvertedRows:
         return np.dtype(np.float64)
 
     @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
+    def chunks(self) -> tuple[int, ...] | None:
+        return getattr(self.data, "chunks", None)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        return self.convert(np.asarray(self.data[rows]))
+        factor = self.factor
+        if np.ndim(factor) and isinstance(rows, tuple) and len(rows) > 1:
+            factor = factor[rows[1]]
+        return np.asarray(self.data[rows]).astype(np.float64) * factor + self.offset
 
 
 def plain(values: Any) -> np.ndarray:

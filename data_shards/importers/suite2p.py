@@ -123,10 +123,11 @@ class Frames:
         return np.dtype(np.float32)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
+        rows, *rois = rows if isinstance(rows, tuple) else (rows,)
         values = self._joined(self.traces, rows)
         if self.neuropil is not None:
             values = values - np.float32(self.coefficient) * self._joined(self.neuropil, rows)
-        return values
+        return values[..., *rois]
 
     def _joined(self, traces: list[np.ndarray], rows: Any) -> np.ndarray:
         pieces = [np.asarray(trace[:, : self.frames][:, rows], dtype=np.float32).T for trace in traces]
