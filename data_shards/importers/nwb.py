@@ -8,6 +8,7 @@ import numpy as np
 
 from neurochorus.data_shards.importers.nwb_file import NwbFile
 from neurochorus.data_shards.importers.nwb_keys import Entry, all_entries
+from neurochorus.data_shards.importers.odd_times import odd_times
 from neurochorus.data_shards.importers.source import ArrayView, KeyInfo, Source, Timing
 
 IDS = {
@@ -16,7 +17,6 @@ IDS = {
     "identifier": "identifier",
 }
 "Short names for ids of a file, in which characters that our ids do not allow become _."
-WEEK_S = 7 * 24 * 3600.0
 
 
 class NwbSource(Source):
@@ -78,6 +78,13 @@ class NwbSource(Source):
             return key
         return IDS.get(key, key.removesuffix("/data"))
 
+    def _existing(self, key: str) -> str:
+        if key in IDS and not self.has(key):
+            raise ValueError(
+                f"{self.path}: names no {key}: use another id of the file in the recipe, {{stem}}, or a text"
+            )
+        return super()._existing(key)
+
     def _entry(self, key: str) -> Entry:
         return self._entries[self._full(self._existing(key))]
 
@@ -101,16 +108,5 @@ class NwbSource(Source):
         return cleaned
 
     def _note_odd_times(self, key: str, times: np.ndarray) -> None:
-        if times.dtype.kind != "f" or times.size == 0:
-            return
-        known = times[np.isfinite(times)]
-        middle = np.median(known) if len(known) else 0.0
-        far = np.abs(known - middle) > WEEK_S
-        problems = {
-            "not finite": times.size - known.size,
-            "more than a week from the others": int(far.sum()),
-            "earlier than the one before": int((np.diff(known) < 0).sum()),
-        }
-        found = ", ".join(f"{count} {what}" for what, count in problems.items() if count)
-        if found:
-            self._file.note(f"{key}: of {times.size} times {found}")
+        if times.dtype.kind == "f" and (words := odd_times(times)[1]):
+            self._file.note(f"{key}: of {times.size} times {words}")

@@ -27,6 +27,9 @@ class NwbFile:
         except Exception as error:  # pynwb raises many kinds for damaged files
             self.close()
             raise ValueError(f"{path}: pynwb cannot read it ({type(error).__name__}: {error}): is it whole?") from None
+        if "nwb_version" not in self.root.attributes:
+            self.close()
+            raise ValueError(f"{path}: is no file of NWB 2, which names its nwb_version: import it as hdf5")
         self.notes += [f"pynwb warns: {item.message}" for item in caught if "roken" in str(item.message)]
         self._note_versions()
 
@@ -57,7 +60,7 @@ class NwbFile:
     def _note_versions(self) -> None:
         import pynwb
 
-        version = as_text(self.root.attributes.get("nwb_version", "unknown"))
+        version = as_text(self.root.attributes["nwb_version"])
         self.note(f"written as NWB {version}; read with the spec of pynwb {pynwb.__version__}, not the one in the file")
         start = self.root.datasets.get("session_start_time")
         year = "" if start is None else as_text(start.data)[:4]
@@ -89,7 +92,7 @@ def _hdf5_reader(path: Path) -> Any:
     try:
         from pynwb import NWBHDF5IO
     except ImportError:
-        raise ValueError(f"{path}: reading NWB needs pynwb: pip install 'neurochorus[nwb]'") from None
+        raise ValueError(f"{path}: reading NWB needs pynwb: pip install pynwb") from None
     return NWBHDF5IO
 
 
@@ -99,7 +102,7 @@ def _zarr_reader(path: Path) -> Any:
         import numcodecs.pickles
         from hdmf_zarr.nwb import NWBZarrIO
     except ImportError:
-        raise ValueError(f"{path}: reading NWB in Zarr needs hdmf-zarr: pip install 'neurochorus[nwb]'") from None
+        raise ValueError(f"{path}: reading NWB in Zarr needs hdmf-zarr: pip install 'neurochorus[zarr]'") from None
     if getattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True):
         raise ValueError(
             f"{path}: this numcodecs unpickles what a Zarr array holds, and {PICKLE_REASON}: "

@@ -1,5 +1,4 @@
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 
 from neurochorus.data_shards.importers.nwb import NwbSource
-from neurochorus.data_shards.importers.nwb_arrays import Ragged
 from neurochorus.data_shards.importers.source import Timing
 from tests.data_shards import nwb_files
 from tests.data_shards.nwb_files import write_nwb
@@ -45,24 +43,6 @@ def test_spike_times_come_in_two_bulk_reads(hdf5: Path, monkeypatch: pytest.Monk
     assert sorted(reads) == ["/units/spike_times", "/units/spike_times_index"]
     np.testing.assert_array_equal(values, np.concatenate(nwb_files.SPIKES))
     np.testing.assert_array_equal(counts, [len(times) for times in nwb_files.SPIKES])
-
-
-def test_bulk_reads_are_faster_than_a_loop_over_units(tmp_path: Path) -> None:
-    path = tmp_path / "many.h5"
-    with h5py.File(path, "w") as file:
-        file["spike_times"] = np.arange(200_000.0)
-        file["index"] = np.arange(100, 200_001, 100)
-    with h5py.File(path) as file:
-        started = time.perf_counter()
-        values, counts = Ragged(file["spike_times"], indexes=[file["index"]]).ragged()
-        bulk_s = time.perf_counter() - started
-        data, stops = file["spike_times"], file["index"][:]
-        assert isinstance(data, h5py.Dataset)
-        started = time.perf_counter()
-        rows = [data[stop - count : stop] for stop, count in zip(stops, counts)]
-        loop_s = time.perf_counter() - started
-    np.testing.assert_array_equal(values, np.concatenate(rows))
-    assert loop_s > 5 * bulk_s
 
 
 def test_unit_columns(path: Path) -> None:
@@ -195,6 +175,13 @@ def test_an_empty_id_says_what_to_do(tmp_path: Path) -> None:
         source.text("identifier")
 
 
+def test_a_missing_id_says_what_to_do(copy: Path) -> None:
+    with h5py.File(copy, "r+") as file:
+        del file["general/session_id"]
+    with NwbSource(copy) as source, pytest.raises(ValueError, match=r"names no session_id: use another id of the file"):
+        source.text("session_id")
+
+
 def test_a_broken_cached_spec_does_not_matter(copy: Path) -> None:
     with h5py.File(copy, "r+") as file:
         for name in list(file["specifications/core"]):
@@ -259,6 +246,13 @@ def test_a_file_that_is_none(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.nwb: cannot be opened as an NWB file"):
         NwbSource(path)
+
+
+def test_other_hdf5_is_not_taken_for_nwb(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.nwb", "w") as file:
+        file["spikes"] = np.arange(3)
+    with pytest.raises(ValueError, match=r"other\.nwb: is no file of NWB 2"):
+        NwbSource(tmp_path / "other.nwb")
 
 
 def test_the_real_files(real_data: Callable[[str], Path]) -> None:

@@ -3,8 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neurochorus.data_shards.importers import import_recordings
 from neurochorus.data_shards.importers.phy import PhySource, sample_rate
+from neurochorus.data_shards.recipe import read_recipe
 
+RECIPE = Path(__file__).parents[2] / "launch" / "configs" / "recipes" / "phy.yaml"
 TIMES = np.array([10, 20, 30, 40, 50, 60, 70, 80])
 CLUSTERS = np.array([2, 7, 2, 9, 7, 4, 9, 2])
 
@@ -122,3 +125,22 @@ def test_damaged_tables_are_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"spike_times\.npy: is missing"):
         PhySource(tmp_path)
+
+
+def test_sessions_by_the_recipe(tmp_path: Path) -> None:
+    for name in ("s1", "s2"):
+        folder = write_sorting(tmp_path / name)
+        np.save(folder / "spike_times.npy", TIMES * 3000)  # 1 s and more, at 30 kHz
+    first, second = import_recordings(read_recipe(RECIPE, ["split={method: blocks, block_bins: 50}"]), tmp_path)
+    assert (first.session_id, second.session_id) == ("s1", "s2")
+    assert [(unit.unit_id, unit.columns) for unit in first.units] == [("2", {"group": "good"})]
+    assert np.flatnonzero(first.signal_TC[:, 0]).tolist() == [50, 150, 400]
+    assert first.provenance["dropped"]["units"] == {"where group == 'good'": 2}
+    assert "labelled noise and left out, with 2 of 8 spikes" in first.provenance["notes"][0]
+
+
+def test_a_recipe_can_ask_for_noise(tmp_path: Path) -> None:
+    write_sorting(tmp_path / "s1")
+    recipe = read_recipe(RECIPE, ["units.where='group == \"noise\"'", "split={method: blocks, block_bins: 50}"])
+    (recording,) = import_recordings(recipe, tmp_path)
+    assert recording.unit_ids == ["9"]

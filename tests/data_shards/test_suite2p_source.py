@@ -3,8 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neurochorus.data_shards.importers import import_recordings
 from neurochorus.data_shards.importers.suite2p import Suite2pSource
+from neurochorus.data_shards.recipe import read_recipe
 
+RECIPE = Path(__file__).parents[2] / "launch" / "configs" / "recipes" / "suite2p.yaml"
 FRAMES = 50
 generator = np.random.default_rng(0)
 
@@ -90,3 +93,24 @@ def test_without_iscell(tmp_path: Path) -> None:
     with Suite2pSource(tmp_path) as source:
         assert not source.has("iscell")
         assert "which ROIs are cells is not known" in source.notes[0]
+
+
+def test_sessions_by_the_recipe(tmp_path: Path) -> None:
+    planes = [write_plane(tmp_path / "s1" / f"plane{number}", 4) for number in (0, 1)]
+    (recording,) = import_recordings(read_recipe(RECIPE, ["split.block_bins=25", "split.gap_bins=0"]), tmp_path)
+    assert (recording.session_id, recording.bin_s, recording.modality) == ("s1", 0.1, "continuous")
+    assert recording.unit_ids == ["plane0_1", "plane0_3", "plane1_1", "plane1_3"]
+    expected = np.concatenate([(plane["F"] - np.float32(0.7) * plane["Fneu"])[[1, 3]] for plane in planes]).T
+    np.testing.assert_array_equal(recording.signal_TC, expected)
+    assert recording.provenance["dropped"]["units"] == {"where iscell == 1": 4}
+    assert recording.provenance["notes"] == ["2 planes are taken as imaged at the same time, frame by frame"]
+    with pytest.raises(ValueError, match="which is pickled and never read: write it in the recipe"):
+        list(import_recordings(read_recipe(RECIPE, ["bin_s={key: fs}"]), tmp_path))
+
+
+def test_frames_reduced_into_longer_bins(tmp_path: Path) -> None:
+    arrays = write_plane(tmp_path / "s1" / "plane0", 2)
+    overrides = ["signal={layout: continuous, key: spks, sampling: {rate: 10.0}, reduce: sum}", "units.where=null"]
+    recipe = read_recipe(RECIPE, ["bin_s=0.2", "split.block_bins=25", "split.gap_bins=0", *overrides])
+    (recording,) = import_recordings(recipe, tmp_path)
+    np.testing.assert_allclose(recording.signal_TC, arrays["spks"].T.reshape(25, 2, 2).sum(axis=1), rtol=1e-5)
