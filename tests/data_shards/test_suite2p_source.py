@@ -15,7 +15,9 @@ generator = np.random.default_rng(0)
 def write_plane(folder: Path, rois: int, frames: int = FRAMES) -> dict[str, np.ndarray]:
     """Write a plane as suite2p does, with a pickled ops.npy; return its arrays."""
     folder.mkdir(parents=True)
-    arrays = {name: generator.normal(size=(rois, frames)).astype(np.float32) for name in ("F", "Fneu", "spks")}
+    arrays: dict[str, np.ndarray] = {
+        name: generator.normal(size=(rois, frames)).astype(np.float32) for name in ("F", "Fneu", "spks")
+    }
     arrays["iscell"] = np.stack([np.arange(rois) % 2, np.linspace(0, 1, rois)], axis=1)
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
