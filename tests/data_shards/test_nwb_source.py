@@ -220,6 +220,21 @@ def test_a_damaged_index_is_refused(copy: Path, index: list[int], message: str) 
         source.ragged("units/spike_times")
 
 
+def test_an_absurd_shape_is_refused(copy: Path) -> None:
+    with h5py.File(copy, "r+") as file:
+        del file["units/quality"]
+        file.create_dataset("units/quality", (10**15,), "f8", chunks=(1000,))
+    with NwbSource(copy) as source, pytest.raises(ValueError, match="units/quality': "):
+        source.array("units/quality")
+
+
+def test_times_marked_invalid_are_noted(copy: Path) -> None:
+    with h5py.File(copy, "r+") as file:
+        file.copy("intervals/rests", "intervals/invalid_times")
+    with NwbSource(copy) as source:
+        assert "intervals/invalid_times marks 2 stretches as not to be used; the recipe decides" in source.notes
+
+
 def test_other_files_are_not_read(copy: Path, hdf5: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(np.arange(19.0).tobytes())

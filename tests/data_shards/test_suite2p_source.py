@@ -80,7 +80,7 @@ def test_arrays_that_do_not_fit(tmp_path: Path) -> None:
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     write_plane(tmp_path / "plane0", 2)
     np.save(tmp_path / "plane0" / "F.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"F\.npy: cannot be read as an \.npy file of numbers"):
+    with pytest.raises(ValueError, match=r"F\.npy.* holds Python objects"):
         Suite2pSource(tmp_path)
 
 
