@@ -1,10 +1,11 @@
-"""What a data set directory holds, in numbers."""
+"""What a data set holds, in numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from neurochorus.data_shards.files import data_files, whole_or_raise
 from neurochorus.data_shards.index import Index
 from neurochorus.data_shards.manifest import Manifest
 from neurochorus.data_shards.recording import SPLITS
@@ -46,24 +47,16 @@ class DatasetSummary:
         return found
 
 
-def summarise(directory: Path) -> DatasetSummary:
-    """Return the summary of a data set; reads manifest and index only.
+def summarise(path: str | Path) -> DatasetSummary:
+    """Return the summary of a data set, a directory or a URL; reads manifest and index only.
 
     Raises ValueError when either is missing, damaged or of another data set, or when a shard is missing or has
     another size than the manifest says.
     """
-    manifest = Manifest.load(directory)
-    index = Index.load(directory, manifest.hash())
-    problems = []
-    for shard in manifest.shards:
-        path = directory / shard.file
-        size = path.stat().st_size if path.is_file() else None
-        if size != shard.bytes:
-            found = "is missing" if size is None else f"has {size} bytes"
-            problems.append(f"{shard.file} {found}; expected {shard.bytes} bytes")
-    if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise ValueError(f"{directory}: shards are not as written; copy or write the data set again\n{listed}")
+    files = data_files(path)
+    manifest = files.manifest()
+    index = files.index(manifest)
+    whole_or_raise(files, manifest)
     return DatasetSummary(
         name=manifest.name,
         manifest_hash=manifest.hash(),

@@ -4,15 +4,18 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from neurochorus.data_shards.naming import nearest_hint
-from neurochorus.data_shards.settings import SettingsError, parse_settings, settings, settings_to_dict
+from neurochorus.data_shards.naming import check_identifier, nearest_hint
+from neurochorus.data_shards.settings import parse_settings, settings, settings_to_dict
+from neurochorus.data_shards.strict_json import nested_too_deeply, parse_mapping
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+_SHARD_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
 
 
 @settings
@@ -59,6 +62,21 @@ class SessionEntry:
         for name in ("unit_mean", "unit_sd"):
             if len(getattr(self, name)) != count:
                 found.append(f"{self.session_id!r}: {name}: {len(getattr(self, name))} values for {count} units")
+        if min(self.covariates.values(), default=1) < 1:
+            found.append(f"{self.session_id!r}: covariates: {self.covariates}; expected widths of at least 1")
+        if nested_too_deeply(self.provenance):
+            found.append(f"{self.session_id!r}: provenance: nested too deeply")
+        return found + self._name_problems()
+
+    def _name_problems(self) -> list[str]:
+        """Ids that could be read as a path, or as something else than a name."""
+        names = [("session_id", self.session_id), ("subject_id", self.subject_id)]
+        found = []
+        for kind, name in [*names, *(("covariate", name) for name in self.covariates)]:
+            try:
+                check_identifier(kind, name)
+            except ValueError as error:
+                found.append(str(error))
         return found
 
 
@@ -68,6 +86,16 @@ class ShardEntry:
     samples: int
     bytes: int
     sha256: str
+
+    def problems(self) -> list[str]:
+        found = []
+        if not _SHARD_FILE.fullmatch(self.file):
+            found.append(f"{self.file!r} is not a plain file name inside the data set directory (NAME.tar)")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            found.append(f"{self.file!r}: sha256 is {self.sha256[:70]!r}; expected 64 hexadecimal digits")
+        if self.samples < 0 or self.bytes < 0:
+            found.append(f"{self.file!r}: {self.samples} samples, {self.bytes} bytes; expected 0 or more")
+        return found
 
 
 @settings
@@ -85,9 +113,12 @@ class Manifest:
         found = [
             f"sessions: {name!r} is listed twice" for name in sorted({name for name in ids if ids.count(name) > 1})
         ]
-        for shard in self.shards:
-            if Path(shard.file).name != shard.file:
-                found.append(f"shards: {shard.file!r} is not a plain file name inside the data set directory")
+        files = [shard.file for shard in self.shards]
+        if len(set(files)) != len(files):
+            twice = next(file for file in files if files.count(file) > 1)
+            found.append(f"shards: {twice!r} is listed twice")
+        if nested_too_deeply(self.provenance):
+            found.append("provenance: nested too deeply")
         return found
 
     def session(self, session_id: str) -> SessionEntry:
@@ -125,19 +156,22 @@ class Manifest:
                 f"{path}: no manifest there, so this is not a finished data set: check the path, "
                 "or make one with `python launch/shard.py --recipe RECIPE --source DIR --out DIR`"
             )
+        return cls.parse(path.read_bytes(), str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> "Manifest":
+        """Build a manifest from the bytes of its file; `where` names it in the ValueError of every problem."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: not valid JSON ({error}): write the data set again") from None
-        if not isinstance(values, dict):
-            raise SettingsError(str(path), [f"expected a mapping, found {type(values).__name__}"])
+            values = parse_mapping(data)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}: write the data set again") from None
         version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"{path}: format version {version!r}; this neurochorus reads version {FORMAT_VERSION}: "
+                f"{where}: format version {version!r}; this neurochorus reads version {FORMAT_VERSION}: "
                 "write the data set again with launch/shard.py, or use the neurochorus that wrote it"
             )
-        return parse_settings(cls, values, str(path))
+        return parse_settings(cls, values, where)
 
 
 def select_sessions(
@@ -170,6 +204,11 @@ def _matching(entries: list[SessionEntry], patterns: Iterable[str]) -> set[str]:
             )
         found |= matches
     return found
+
+
+def is_as_saved(data: bytes) -> bool:
+    """Tell whether the bytes of a manifest are those that `Manifest.save` writes for the values they hold."""
+    return data == (_canonical(json.loads(data)) + "\n").encode()
 
 
 def _canonical(values: dict[str, Any]) -> str:

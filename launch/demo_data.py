@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from neurochorus.data_shards.recipe import read_recipe
+from neurochorus.data_shards.remote import is_url
 from neurochorus.launch.shard import SHARD_BYTES, write
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
@@ -12,6 +13,8 @@ RECIPE = Path(__file__).resolve().parent / "configs" / "recipes" / "demo.yaml"
 
 def ensure_demo_data(config: RunConfig, ranks: Ranks) -> None:
     """Write the demo's data set where `config` looks for it, unless it is there (rank 0; the others wait)."""
+    if is_url(config.data.paths[0]):
+        return
     place = Path(config.data.paths[0])
     if ranks.first and not place.exists():
         write(read_recipe(RECIPE, []), None, place, SHARD_BYTES)
