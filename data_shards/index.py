@@ -142,7 +142,7 @@ class Index:
         if manifest_hash is not None and found_hash != manifest_hash:
             raise ValueError(
                 f"{where}: belongs to another data set (made for manifest {found_hash}, found {manifest_hash}): "
-                "a file was replaced; write the data set again"
+                "it or manifest.json was edited or replaced; write the data set again"
             )
         for name, dtype in COLUMN_DTYPES.items():
             column = columns[name]

@@ -66,10 +66,10 @@ def _split_problems(dataset: ShardDataset) -> list[str]:
 
 
 def _shard_problems(dataset: ShardDataset, number: int, shard: ShardEntry) -> Iterator[str]:
-    there = dataset.files.size_there(shard)
-    if there not in (None, shard.bytes):
-        yield f"{there} bytes; the manifest says {shard.bytes}"
     try:
+        there = dataset.files.size_there(shard)
+        if there not in (None, shard.bytes):
+            yield f"{there} bytes; the manifest says {shard.bytes}"
         with dataset.files.open(shard, dataset.close) as file:
             digest = sha256_of(file)
             if digest != shard.sha256:

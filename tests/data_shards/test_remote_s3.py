@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
 import pytest
+import s3fs
 from moto.server import ThreadedMotoServer
 
 from neurochorus.data_shards.dataset import ShardDataset
@@ -13,37 +15,36 @@ from neurochorus.data_shards.dataset_error import DatasetError
 from neurochorus.launch import describe
 
 URL = "s3://recordings/deep/data"
+FIRST = "deep/data/shard-000000.tar"
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+def store(data_path: Path) -> Iterator[Any]:
+    """A client of a server whose one bucket holds the small data set; credentials come from the environment."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="recordings")
+        for file in data_path.iterdir():
+            client.upload_file(str(file), "recordings", f"deep/data/{file.name}")
+        yield client
+    s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 
 @pytest.fixture
-def bucket(endpoint: str, data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """A bucket with the small data set; who reads it has credentials from the environment."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "NEUROCHORUS_CACHE": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setenv(name, value)
+def bucket(store: Any, data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The client, for a test that may change `FIRST`; and an empty cache."""
+    monkeypatch.setenv("NEUROCHORUS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("neurochorus.data_shards.remote.transfer.FIRST_WAIT_S", 0.001)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="recordings")
-    for file in data_path.iterdir():
-        client.upload_file(str(file), "recordings", f"deep/data/{file.name}")
-    yield client
-    for item in client.list_objects_v2(Bucket="recordings").get("Contents", []):
-        client.delete_object(Bucket="recordings", Key=item["Key"])
-    client.delete_bucket(Bucket="recordings")
+    yield store
+    store.put_object(Bucket="recordings", Key=FIRST, Body=(data_path / "shard-000000.tar").read_bytes())
 
 
 def test_a_bucket_reads_as_a_directory(bucket, data_path, monkeypatch):
@@ -71,12 +72,11 @@ def test_a_transfer_goes_on_where_it_stopped(bucket, tmp_path, data_path):
 @pytest.mark.parametrize("change", ["missing", "short", "longer", "exchanged"])
 def test_what_is_wrong_in_a_bucket_is_named(bucket, data_path, change):
     data = (data_path / "shard-000000.tar").read_bytes()
-    key = "deep/data/shard-000000.tar"
     if change == "missing":
-        bucket.delete_object(Bucket="recordings", Key=key)
+        bucket.delete_object(Bucket="recordings", Key=FIRST)
     else:
         bodies = {"short": data[:-1], "longer": data + b"x", "exchanged": data[::-1]}
-        bucket.put_object(Bucket="recordings", Key=key, Body=bodies[change])
+        bucket.put_object(Bucket="recordings", Key=FIRST, Body=bodies[change])
     remote = ShardDataset(URL)
     if change != "longer":
         with pytest.raises(DatasetError, match=rf"{URL}/shard-000000\.tar: (nothing is there|cannot be|brought twice)"):
@@ -90,19 +90,18 @@ def test_a_stray_object_is_found_by_verify(bucket):
     bucket.put_object(Bucket="recordings", Key="deep/data/notes.txt", Body=b"x")
     with pytest.raises(DatasetError, match=r"notes\.txt: not part of the data set"):
         ShardDataset(URL).verify()
+    bucket.delete_object(Bucket="recordings", Key="deep/data/notes.txt")
 
 
 def test_no_bucket_and_no_credentials(bucket, monkeypatch, tmp_path):
     with pytest.raises(DatasetError, match=r"s3://nowhere/data/manifest\.json: no manifest there"):
         ShardDataset("s3://nowhere/data")
-    import s3fs
-
     s3fs.S3FileSystem.clear_instance_cache()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(DatasetError, match="access is refused.*NoCredentials"):
+    with pytest.raises(DatasetError, match=r"access is refused.*NoCredentials"):
         ShardDataset(URL)
     s3fs.S3FileSystem.clear_instance_cache()
 
