@@ -61,8 +61,8 @@ def summarise(path: str | Path) -> DatasetSummary:
         name=manifest.name,
         manifest_hash=manifest.hash(),
         sessions=[_summarise_session(manifest, index, number) for number in range(len(manifest.sessions))],
-        splits={split: manifest.splits[split] for split in SPLITS},
-        longest_bins=int(index.bins.max()),
+        splits={split: manifest.splits.get(split, {"samples": 0, "bins": 0}) for split in SPLITS},
+        longest_bins=int(index.bins.max(initial=0)),
         shards=len(manifest.shards),
         shard_bytes=sum(shard.bytes for shard in manifest.shards),
     )

@@ -62,6 +62,8 @@ class SessionEntry:
         for name in ("unit_mean", "unit_sd"):
             if len(getattr(self, name)) != count:
                 found.append(f"{self.session_id!r}: {name}: {len(getattr(self, name))} values for {count} units")
+        if not self.bin_s > 0:
+            found.append(f"{self.session_id!r}: bin_s: {self.bin_s}; expected a positive number of seconds")
         if min(self.covariates.values(), default=1) < 1:
             found.append(f"{self.session_id!r}: covariates: {self.covariates}; expected widths of at least 1")
         if nested_too_deeply(self.provenance):
