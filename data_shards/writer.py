@@ -21,6 +21,7 @@ from neurochorus.data_shards.index import INDEX_FILE, Index
 from neurochorus.data_shards.manifest import MANIFEST_FILE, Manifest, SessionEntry, ShardEntry
 from neurochorus.data_shards.recording import SPLITS, Recording, unit_hash
 from neurochorus.data_shards.staging import staged_directory
+from neurochorus.data_shards.unit_table import UnitTable
 
 TAR_BLOCK = 512  # a tar member is one header block and its data, padded to whole blocks (POSIX ustar)
 MEMBERS = ("signal", "covariates", "meta")
@@ -103,10 +104,12 @@ def session_entry(recording: Recording) -> SessionEntry:
         modality=recording.modality,
         bin_s=float(recording.bin_s),
         unit_hash=unit_hash(recording.unit_ids),
-        units=[{"unit_id": unit.unit_id, "region": unit.region, **unit.columns} for unit in recording.units],
+        units=UnitTable.from_rows(
+            [{"unit_id": unit.unit_id, "region": unit.region, **unit.columns} for unit in recording.units]
+        ),
         covariates={covariate: values.shape[1] for covariate, values in sorted(recording.covariates.items())},
-        unit_mean=mean_C.tolist(),
-        unit_sd=sd_C.tolist(),
+        unit_mean=mean_C,
+        unit_sd=sd_C,
         train_bins=bins,
         provenance=recording.provenance,
     )
