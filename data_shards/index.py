@@ -34,6 +34,11 @@ COLUMN_DTYPES: dict[str, np.dtype] = {
 }
 
 
+def pending_index_file(manifest_hash: str | None) -> str:
+    """Name of the index of a manifest that is not yet, or only just, the one of its data set."""
+    return f"index-{manifest_hash}.npz"
+
+
 @dataclass(frozen=True, eq=False)
 class Index:
     """Columns of one row a sample, in the order in which samples lie in the shards.
@@ -90,12 +95,16 @@ class Index:
         """
         path = Path(path)
         if path.is_dir():
-            path = path / INDEX_FILE
+            pending = path / pending_index_file(manifest_hash)
+            # a data set is being extended, or that was interrupted after the new manifest: see importing.py
+            path = pending if manifest_hash is not None and pending.is_file() else path / INDEX_FILE
         if not path.is_file():
             raise ValueError(f"{path}: no index there: write the data set again with launch/shard.py")
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
+        except FileNotFoundError:  # it was pending when we looked, and has got its name since
+            return cls.load(path.parent / INDEX_FILE, manifest_hash)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: cannot be read ({error}): write the data set again") from None
         expected = {field.name for field in fields(cls)}

@@ -56,7 +56,9 @@ def write_part(recording: Recording, tar: Path, sample_bins: int) -> SessionPart
     entry = session_entry(recording)
     starts, rows = array("q", [0]), array("q")
     names = list(COLUMN_DTYPES)[2:]
-    with tar.open("wb") as file:
+    # a name of our own: a process that outlived a killed import may be writing the same part
+    temporary = tar.with_suffix(f".{os.getpid()}.tar")
+    with temporary.open("wb") as file:
         # fixed owner and time: the same recordings must give the same bytes
         stream: Any = file  # webdataset asks for a BinaryIO but only ever writes
         writer = TarWriter(stream, user="neurochorus", group="neurochorus", mtime=0, encoder=False)
@@ -71,6 +73,7 @@ def write_part(recording: Recording, tar: Path, sample_bins: int) -> SessionPart
         writer.close()
         file.flush()
         os.fsync(file.fileno())
+    temporary.replace(tar)
     table = np.array(rows, dtype=np.int64).reshape(-1, len(names))
     columns = {name: table[:, place].astype(COLUMN_DTYPES[name]) for place, name in enumerate(names)}
     part = SessionPart(tar, entry, np.array(starts, dtype=np.int64), columns)
@@ -93,7 +96,7 @@ def read_part(tar: Path) -> SessionPart | None:
 
 def _save_columns(part: SessionPart) -> None:
     entry = np.frombuffer(json.dumps(part.entry.to_json(), allow_nan=False).encode(), dtype=np.uint8)
-    temporary = part.tar.with_suffix(".partial")
+    temporary = part.tar.with_suffix(f".{os.getpid()}.npz")
     with temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, starts=part.starts, entry=entry, **part.columns)
         file.flush()

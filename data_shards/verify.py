@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from neurochorus.data_shards.dataset import DatasetError, ShardDataset
-from neurochorus.data_shards.index import INDEX_FILE
+from neurochorus.data_shards.index import INDEX_FILE, pending_index_file
 from neurochorus.data_shards.manifest import MANIFEST_FILE, ShardEntry
 from neurochorus.data_shards.members import COVARIATES_MEMBER, META_MEMBER, SIGNAL_MEMBER
 from neurochorus.data_shards.recording import SPLITS
@@ -46,7 +46,8 @@ def dataset_problems(dataset: ShardDataset, progress: Callable[[int, int], None]
 
 
 def _stray_files(dataset: ShardDataset) -> list[str]:
-    known = {MANIFEST_FILE, INDEX_FILE, *(shard.file for shard in dataset.manifest.shards)}
+    pending = pending_index_file(dataset.manifest_hash)
+    known = {MANIFEST_FILE, INDEX_FILE, pending, *(shard.file for shard in dataset.manifest.shards)}
     stray = sorted(path.name for path in dataset.path.iterdir() if path.name not in known)
     return [f"{name}: not part of the data set: remove it" for name in stray]
 
