@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from neurochorus.data_shards.naming import nearest_hint
+from neurochorus.data_shards.recipe_keys import FromKey
 
 HASH_BLOCK = 2**20
 
@@ -176,3 +177,10 @@ def file_sha256(path: Path) -> str:
         while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def number_or_key(source: Source, value: float | FromKey | None, default: float) -> float:
+    """Return a number of a recipe, or the one that it points to in the file; `default` where it has none."""
+    if value is None:
+        return default
+    return source.number(value.key) if isinstance(value, FromKey) else float(value)
