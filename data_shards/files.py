@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from neurochorus.data_shards.dataset_error import DatasetError
-from neurochorus.data_shards.index import INDEX_FILE, Index
+from neurochorus.data_shards.index import INDEX_FILE, Index, index_bytes, pending_index_file
 from neurochorus.data_shards.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from neurochorus.data_shards.remote.urls import data_place, is_url
 
@@ -77,7 +77,8 @@ class LocalFiles:
         return Index.load(self._folder, manifest.hash())
 
     def tables(self, manifest: Manifest) -> dict[str, bytes]:
-        return {name: (self._folder / name).read_bytes() for name in (MANIFEST_FILE, INDEX_FILE)}
+        index = index_bytes(self._folder, manifest.hash())[1]
+        return {MANIFEST_FILE: (self._folder / MANIFEST_FILE).read_bytes(), INDEX_FILE: index}
 
     def open(self, shard: ShardEntry, let_go: Callable[[], None]) -> BinaryIO:
         return open(self._folder / shard.file, "rb", buffering=0)
@@ -96,7 +97,8 @@ class LocalFiles:
         return None  # `missing` looked at it
 
     def stray(self, manifest: Manifest) -> list[str]:
-        known = {MANIFEST_FILE, INDEX_FILE, *(shard.file for shard in manifest.shards)}
+        pending = pending_index_file(manifest.hash())
+        known = {MANIFEST_FILE, INDEX_FILE, pending, *(shard.file for shard in manifest.shards)}
         return sorted(path.name for path in self._folder.iterdir() if path.name not in known)
 
 

@@ -44,8 +44,8 @@ _HASH, _DIGEST = "manifest_hash", "digest"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say
 
 
-def later_index_file(manifest_hash: str) -> str:
-    """Name of the index of a manifest that has replaced another one while `index.npz` still is that of the other."""
+def pending_index_file(manifest_hash: str | None) -> str:
+    """Name of the index of a manifest that is not yet, or only just, the one of its data set."""
     return f"index-{manifest_hash}.npz"
 
 
@@ -124,12 +124,8 @@ class Index:
         Raises ValueError when the file is missing, damaged, edited or incomplete, or belongs to another manifest than
         the one whose hash is given.
         """
-        path = Path(path)
-        if path.is_dir():
-            path = path / INDEX_FILE
-        if not path.is_file():
-            raise ValueError(f"{path}: no index there: write the data set again with launch/shard.py")
-        return cls.parse(path.read_bytes(), str(path), manifest_hash)
+        path, data = index_bytes(Path(path), manifest_hash)
+        return cls.parse(data, str(path), manifest_hash)
 
     @classmethod
     def parse(cls, data: bytes, where: str, manifest_hash: str | None = None) -> "Index":
@@ -154,6 +150,22 @@ class Index:
         if digest is not None and str(digest) != index.digest():  # the first indices had none
             raise ValueError(f"{where}: a column was edited: its digest does not fit; write the data set again")
         return index
+
+
+def index_bytes(path: Path, manifest_hash: str | None) -> tuple[Path, bytes]:
+    """Return the file of an index and what it holds; `path` is the file or its directory. ValueError when it is missing.
+
+    While a data set is being extended, or when that was interrupted after the new manifest, the index of the manifest
+    has another name: see extending.py.
+    """
+    places = [path / pending_index_file(manifest_hash), path / INDEX_FILE] if path.is_dir() else [path]
+    for place in places:
+        try:
+            if place.is_file():
+                return place, place.read_bytes()
+        except FileNotFoundError:  # it was pending when we looked, and has got its name since
+            pass
+    raise ValueError(f"{places[-1]}: no index there: write the data set again with launch/shard.py")
 
 
 def is_as_saved(data: bytes, index: Index) -> bool:

@@ -10,21 +10,31 @@ MOST_LEVELS = 64
 "Of lists and mappings inside each other."
 
 
-def parse_mapping(data: bytes) -> dict[str, Any]:
-    """Return the mapping in UTF-8 JSON; its keys are unique and its numbers finite, whole ones of 20 digits at most.
+def parse_json(data: bytes, finite: bool = True) -> Any:
+    """Return what UTF-8 JSON holds; keys are unique, numbers finite, whole numbers of 20 digits at most.
 
-    Raises ValueError that says what is wrong with it.
+    `finite=False` is faster: numbers too large for a float become infinite, and the caller looks for them. Raises
+    ValueError that says what is wrong.
     """
     try:
-        values = json.loads(
-            data, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole
+        return json.loads(
+            data,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite if finite else None,
+            parse_int=_whole,
         )
     except UnicodeDecodeError as error:
         raise ValueError(f"not valid JSON (not UTF-8 text: {error.reason})") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error})") from None
     except RecursionError:
-        raise ValueError("not valid JSON here (nested too deeply)") from None
+        raise ValueError("not valid JSON (nested too deeply)") from None
+
+
+def parse_mapping(data: bytes) -> dict[str, Any]:
+    """Return the mapping in UTF-8 JSON; raises ValueError as `parse_json` does, and for what is no mapping."""
+    values = parse_json(data)
     if not isinstance(values, dict):
         raise ValueError(f"holds a JSON {type(values).__name__}; expected a mapping")
     return values

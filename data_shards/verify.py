@@ -10,11 +10,11 @@ from typing import BinaryIO
 import numpy as np
 
 from neurochorus.data_shards import index as index_file
-from neurochorus.data_shards import manifest as manifest_file
 from neurochorus.data_shards.dataset import ShardDataset
 from neurochorus.data_shards.dataset_error import DatasetError
 from neurochorus.data_shards.files import sha256_of
-from neurochorus.data_shards.manifest import ShardEntry
+from neurochorus.data_shards.manifest import MANIFEST_FILE, ShardEntry
+from neurochorus.data_shards.manifest_text import digest_of
 from neurochorus.data_shards.members import COVARIATES_MEMBER, META_MEMBER, SIGNAL_MEMBER
 from neurochorus.data_shards.recording import SPLITS
 from neurochorus.data_shards.tar_walk import NotATar, bytes_of, members_of
@@ -47,8 +47,9 @@ def dataset_problems(dataset: ShardDataset, progress: Callable[[int, int], None]
 def _table_problems(dataset: ShardDataset) -> list[str]:
     """Bytes of manifest and index that differ from what is written for their contents."""
     tables, problems = dataset.files.tables(dataset.manifest), []
-    if not manifest_file.is_as_saved(tables[manifest_file.MANIFEST_FILE]):
-        problems.append(f"{manifest_file.MANIFEST_FILE}: not the bytes that were written: it was edited")
+    text = tables[MANIFEST_FILE]
+    if digest_of(text) != dataset.manifest_hash or not text.endswith(b"\n"):
+        problems.append(f"{MANIFEST_FILE}: not the bytes that were written: it was edited")
     if not index_file.is_as_saved(tables[index_file.INDEX_FILE], dataset.index):
         problems.append(f"{index_file.INDEX_FILE}: not the bytes that were written: it was edited")
     return problems

@@ -8,11 +8,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from neurochorus.data_shards.naming import nearest_hint
+from neurochorus.data_shards.recipe_keys import FromKey
 
 HASH_BLOCK = 2**20
 
@@ -37,11 +38,28 @@ class KeyInfo:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Timing:
+    """When the samples of a series were taken, and how stored values become values in its unit, for self-describing
+    formats: values * scale + offset. Either `times` (the key of its times in s) or `rate` (1/s) and `start_s`."""
+
+    times: str | None = None
+    rate: float | None = None
+    start_s: float = 0.0
+    scale: float = 1.0
+    offset: float = 0.0
+
+
 class Source(ABC):
     """An open file; a context manager. Problems are ValueErrors that name file and key.
 
     A format implements `keys`, `_read`, and, where arrays need not be read whole, `view`, `info` and `ragged`.
     """
+
+    separator = "/"
+    "Stands between the name of a table and that of its column."
+    tables: ClassVar[dict[str, str]] = {}
+    "The tables `units` and `trials` of a self-describing format: used where the recipe names none."
 
     def __init__(self, path: Path):
         self.path = path
@@ -93,6 +111,15 @@ class Source(ABC):
             f"{self.where(key)}: is no ragged column: name the unit of each spike (`unit_index`) or how many spikes "
             "each unit has (`unit_counts`)"
         )
+
+    def timing(self, key: str) -> Timing | None:
+        """Return when the samples of the series called `key` were taken, where the format itself says so."""
+        return None
+
+    def column(self, table: str | None, key: str) -> str:
+        """Return the full key of a column: in `table` if it is there, else `key` itself."""
+        inside = f"{table}{self.separator}{key}"
+        return inside if table is not None and self.has(inside) else key
 
     def scalar(self, key: str) -> str | float:
         """Return the one value of an array as text or number; a whole number comes back as an int."""
@@ -150,3 +177,10 @@ def file_sha256(path: Path) -> str:
         while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def number_or_key(source: Source, value: float | FromKey | None, default: float) -> float:
+    """Return a number of a recipe, or the one that it points to in the file; `default` where it has none."""
+    if value is None:
+        return default
+    return source.number(value.key) if isinstance(value, FromKey) else float(value)

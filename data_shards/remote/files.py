@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from neurochorus.data_shards.dataset_error import DatasetError
 from neurochorus.data_shards.files import sha256_of
-from neurochorus.data_shards.index import BYTES_A_ROW, INDEX_FILE, Index, later_index_file
+from neurochorus.data_shards.index import BYTES_A_ROW, INDEX_FILE, Index, pending_index_file
 from neurochorus.data_shards.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from neurochorus.data_shards.remote.cache import Cache
 from neurochorus.data_shards.remote.transfer import NothingThere, append_rest, names_beside, read_all, size_of
@@ -62,7 +62,8 @@ class RemoteFiles:
         return []  # a shard that is not there, or not whole, is met when it is brought
 
     def stray(self, manifest: Manifest) -> list[str]:
-        known = {MANIFEST_FILE, INDEX_FILE, *(shard.file for shard in manifest.shards), self._url.rpartition("/")[2]}
+        known = {MANIFEST_FILE, INDEX_FILE, pending_index_file(manifest.hash()), self._url.rpartition("/")[2]}
+        known |= {shard.file for shard in manifest.shards}
         return [name for name in names_beside(self._url) if name not in known]
 
     def size_there(self, shard: ShardEntry) -> int | None:
@@ -93,7 +94,7 @@ class RemoteFiles:
             data = read_all(url, limit)
             Index.parse(data, url, manifest_hash)
         except ValueError as first:
-            url = f"{self._url}/{later_index_file(manifest_hash)}"
+            url = f"{self._url}/{pending_index_file(manifest_hash)}"
             try:
                 data = read_all(url, limit)
             except NothingThere:
