@@ -112,7 +112,10 @@ def whole_or_raise(files: DataFiles, manifest: Manifest) -> None:
 def sha256_of(file: BinaryIO) -> str:
     """Return the sha256 of a file from its start, as hexadecimal digits."""
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _file_problem(path: Path, size: int) -> str | None:

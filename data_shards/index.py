@@ -153,7 +153,7 @@ class Index:
 
 
 def index_bytes(path: Path, manifest_hash: str | None) -> tuple[Path, bytes]:
-    """Return the file of an index and what it holds; `path` is the file or its directory. ValueError when it is missing.
+    """Return the file of an index and what it holds; `path` is the file or its directory. ValueError when missing.
 
     While a data set is being extended, or when that was interrupted after the new manifest, the index of the manifest
     has another name: see extending.py.

@@ -50,7 +50,7 @@ class Cache:
         return self.folder / hashlib.sha256(url.encode()).hexdigest()[:32] / name
 
     def open(
-        self, place: Path, size: int, bring: Callable[[BinaryIO], None], let_go: Callable[[], None] | None = None
+        self, place: Path, size: int, bring: Callable[[BinaryIO], object], let_go: Callable[[], None] | None = None
     ) -> BinaryIO:
         """Return the file of `size` bytes at `place`, unbuffered; no other process removes it while it is open.
 
@@ -89,7 +89,7 @@ class Cache:
             yield
 
     def _brought(
-        self, place: Path, size: int, bring: Callable[[BinaryIO], None], let_go: Callable[[], None] | None
+        self, place: Path, size: int, bring: Callable[[BinaryIO], object], let_go: Callable[[], None] | None
     ) -> BinaryIO:
         partial = place.with_name(place.name + PARTIAL)
         with partial.open("a+b", buffering=0) as file:

@@ -3,6 +3,7 @@
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,9 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
             data = data[: len(data) // 2]
         self.wfile.write(data)
         self.server.sent[name] += len(data)
+        if fault in ("reset", "cut"):
+            self.wfile.flush()
+            time.sleep(0.2)  # what the client has not read when it hears of the end is lost
         if fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         if fault in ("reset", "cut"):
-            self.wfile.flush()
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
