@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from neurochorus.data_shards.index import Index
-from neurochorus.data_shards.manifest import Manifest
+from neurochorus.data_shards.manifest import Manifest, SessionEntry
 from neurochorus.data_shards.recording import SPLITS
 
 
@@ -32,6 +32,7 @@ class DatasetSummary:
     name: str
     manifest_hash: str
     sessions: list[SessionSummary]
+    entries: list[SessionEntry]
     splits: dict[str, dict[str, int]]
     longest_bins: int
     shards: int
@@ -68,6 +69,7 @@ def summarise(directory: Path) -> DatasetSummary:
         name=manifest.name,
         manifest_hash=manifest.hash(),
         sessions=[_summarise_session(manifest, index, number) for number in range(len(manifest.sessions))],
+        entries=manifest.sessions,
         splits={split: manifest.splits[split] for split in SPLITS},
         longest_bins=int(index.bins.max()),
         shards=len(manifest.shards),
@@ -86,7 +88,7 @@ def _summarise_session(manifest: Manifest, index: Index, number: int) -> Session
         bin_s=entry.bin_s,
         units=len(entry.units),
         silent_units=int((np.array(entry.unit_sd) == 0).sum()),
-        regions=len({unit.get("region", "") for unit in entry.units} - {""}),
+        regions=len(set(map(str, entry.units.columns.get("region", []))) - {""}),
         hours=float(index.bins[rows].sum()) * entry.bin_s / 3600,
         samples={split: int((index.split[rows] == code).sum()) for code, split in enumerate(SPLITS)},
         level_C=level_C / entry.bin_s if entry.modality == "spikes" else level_C,
