@@ -65,6 +65,8 @@ class Source(ABC):
 
     def __init__(self, path: Path):
         self.path = path
+        self.notes: list[str] = []
+        "Plain sentences on what is odd about the file; more may come as arrays are read."
 
     def __enter__(self) -> Self:
         return self
