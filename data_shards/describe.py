@@ -7,7 +7,7 @@ import numpy as np
 
 from neurochorus.data_shards.files import data_files, whole_or_raise
 from neurochorus.data_shards.index import Index
-from neurochorus.data_shards.manifest import Manifest
+from neurochorus.data_shards.manifest import Manifest, SessionEntry
 from neurochorus.data_shards.recording import SPLITS
 
 
@@ -33,6 +33,7 @@ class DatasetSummary:
     name: str
     manifest_hash: str
     sessions: list[SessionSummary]
+    entries: list[SessionEntry]
     splits: dict[str, dict[str, int]]
     longest_bins: int
     shards: int
@@ -61,6 +62,7 @@ def summarise(path: str | Path) -> DatasetSummary:
         name=manifest.name,
         manifest_hash=manifest.hash(),
         sessions=[_summarise_session(manifest, index, number) for number in range(len(manifest.sessions))],
+        entries=manifest.sessions,
         splits={split: manifest.splits.get(split, {"samples": 0, "bins": 0}) for split in SPLITS},
         longest_bins=int(index.bins.max(initial=0)),
         shards=len(manifest.shards),
@@ -79,7 +81,7 @@ def _summarise_session(manifest: Manifest, index: Index, number: int) -> Session
         bin_s=entry.bin_s,
         units=len(entry.units),
         silent_units=int((np.array(entry.unit_sd) == 0).sum()),
-        regions=len({unit.get("region", "") for unit in entry.units} - {""}),
+        regions=len(set(map(str, entry.units.columns.get("region", []))) - {""}),
         hours=float(index.bins[rows].sum()) * entry.bin_s / 3600,
         samples={split: int((index.split[rows] == code).sum()) for code, split in enumerate(SPLITS)},
         level_C=level_C / entry.bin_s if entry.modality == "spikes" else level_C,

@@ -1,14 +1,12 @@
 """What there is to import, one job a session: jobs can be counted, skipped, and done in any order and process."""
 
-import glob
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from neurochorus.data_shards.importers import import_recordings
-from neurochorus.data_shards.importers.npz import source_files
+from neurochorus.data_shards.importers import import_session, session_paths
 from neurochorus.data_shards.importers.openers import open_source
 from neurochorus.data_shards.importers.synthetic import session_names, synthetic_session
 from neurochorus.data_shards.recipe import Recipe
@@ -54,10 +52,7 @@ class ImportJob:
         """Import the session; ValueError names the file and the key."""
         if self.path is None:
             return synthetic_session(self.recipe, self.number)
-        assert self.source is not None
-        inside = "." if self.path == self.source else glob.escape(str(self.path.relative_to(self.source)))
-        (recording,) = import_recordings(replace(self.recipe, files=inside), self.source)
-        return recording
+        return import_session(self.path, self.recipe)
 
 
 def import_jobs(recipe: Recipe, source: Path | None) -> list[ImportJob]:
@@ -66,7 +61,7 @@ def import_jobs(recipe: Recipe, source: Path | None) -> list[ImportJob]:
         if source is not None:
             raise ValueError(f"recipe {recipe.name!r} is synthetic and reads no files: leave --source out")
         return [ImportJob(recipe, None, None, number) for number in range(len(session_names(recipe)))]
-    paths = source_files(recipe, source)
+    paths = session_paths(recipe, source)
     return [ImportJob(recipe, source, path, number) for number, path in enumerate(paths)]
 
 

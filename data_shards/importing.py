@@ -17,10 +17,10 @@ from typing import Any
 
 from neurochorus.data_shards.extending import OldDataset, publish_extension, read_old
 from neurochorus.data_shards.import_jobs import ImportJob, import_jobs
-from neurochorus.data_shards.import_processes import DiskRefused, import_parts
+from neurochorus.data_shards.import_processes import DiskRefused, run_jobs
 from neurochorus.data_shards.manifest import Manifest
 from neurochorus.data_shards.recipe import Recipe
-from neurochorus.data_shards.session_part import SessionPart, read_part
+from neurochorus.data_shards.session_part import SessionPart, read_part, write_part
 from neurochorus.data_shards.settings import settings_to_dict
 from neurochorus.data_shards.staging import sync_directory, working_directory
 from neurochorus.data_shards.writer import SHARD_BYTES, Assembly
@@ -89,6 +89,15 @@ def import_dataset(
     return report
 
 
+def make_part(job: ImportJob, tar: Path) -> None:
+    """Import a session into the part `tar`. ValueError for a bad file; DiskRefused when the part cannot be written."""
+    recording = job.run()
+    try:
+        write_part(recording, tar, job.recipe.sample_bins)
+    except OSError as error:
+        raise DiskRefused(error.errno, error.strerror or str(error)) from error
+
+
 def _parts(
     listed: list[ImportJob],
     place: Path,
@@ -113,7 +122,7 @@ def _parts(
     missing = [(job, tar) for job, tar in wanted if not _is_done(tar)]
     report.resumed = len(wanted) - len(missing)
     done = len(listed) - len(missing)
-    for outcome in import_parts(missing, processes):
+    for outcome in run_jobs(make_part, missing, processes):
         done += 1
         if outcome.problem is not None:
             report.failures[outcome.job.name] = outcome.problem

@@ -16,7 +16,7 @@ from neurochorus.data_shards.manifest_text import FORMAT_VERSION, Parsed, digest
 from neurochorus.data_shards.naming import check_identifier, nearest_hint
 from neurochorus.data_shards.settings import SettingsError, parse_settings, settings, settings_to_dict
 from neurochorus.data_shards.strict_json import nested_too_deeply
-from neurochorus.data_shards.unit_table import UnitTable
+from neurochorus.data_shards.unit_columns import UnitColumns
 
 MANIFEST_FILE = "manifest.json"
 _SHARD_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
@@ -55,7 +55,7 @@ class SessionFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SessionEntry(SessionFacts):
-    units: UnitTable
+    units: UnitColumns
     "One row a column of the signal, in its order: unit_id, region and free columns."
     unit_mean: np.ndarray
     "Float64 (C,): mean per bin over the train split."
@@ -65,8 +65,8 @@ class SessionEntry(SessionFacts):
     "Source, sha256, importer, licence, how it was binned, what was dropped."
 
     def __post_init__(self) -> None:
-        if not isinstance(self.units, UnitTable):
-            object.__setattr__(self, "units", UnitTable.from_rows(self.units))
+        if not isinstance(self.units, UnitColumns):
+            object.__setattr__(self, "units", UnitColumns.from_rows(self.units))
         for name in ("unit_mean", "unit_sd"):
             values = np.array(getattr(self, name), dtype=np.float64)
             values.flags.writeable = False

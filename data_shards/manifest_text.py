@@ -14,7 +14,7 @@ import numpy as np
 
 from neurochorus.data_shards.settings import SettingsError
 from neurochorus.data_shards.strict_json import nested_too_deeply, parse_json
-from neurochorus.data_shards.unit_table import UnitTable
+from neurochorus.data_shards.unit_columns import UnitColumns
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -122,9 +122,9 @@ def _bulk_value(name: str, value: Any, texts: dict[str, str]) -> Any:
         return value
     if name == "units":
         if isinstance(value, dict) and all(isinstance(column, list) for column in value.values()):
-            return UnitTable(value, texts)
+            return UnitColumns(value, texts)
         if isinstance(value, list) and all(isinstance(row, dict) for row in value):
-            return UnitTable.from_rows(value, texts)
+            return UnitColumns.from_rows(value, texts)
         raise ValueError(f"{name}: expected a mapping of columns, found {type(value).__name__}")
     if not isinstance(value, list) or not set(map(type, value)) <= {float, int}:
         raise ValueError(f"{name}: expected a list of numbers")

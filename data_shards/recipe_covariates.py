@@ -26,6 +26,8 @@ class CovariateRecipe:
     "This value stands for missing; NaN always does."
     max_gap_s: float = 0.5
     "For time: a bin is missing when the samples around it are further apart than this."
+    implausible: Literal["refuse", "drop"] = "refuse"
+    "For time: what happens to samples whose times are not finite, go back, or are a week off the others."
     scale: float = 1.0
     "Values are multiplied by this ..."
     offset: float = 0.0
@@ -50,8 +52,8 @@ class CovariateRecipe:
     def _timing_problems(self) -> list[str]:
         found = []
         if self.per != "time":
-            for name in ("time", "rate", "start_s"):
-                if getattr(self, name) is not None:
+            for name, default in (("time", None), ("rate", None), ("start_s", None), ("implausible", "refuse")):
+                if getattr(self, name) != default:
                     found.append(f"{name}: set it with per: time, and only with it")
         elif self.time is not None and self.rate is not None:
             found.append("rate: not used with time")

@@ -1,5 +1,6 @@
 """Settings of a recording's units: what describes them, and which are kept."""
 
+import re
 from dataclasses import field
 
 from neurochorus.data_shards.expressions import expression_problems
@@ -13,6 +14,10 @@ class UnitsRecipe:
     "Group or table that holds the arrays by unit, so that their keys can be short."
     id: ColumnKey | None = None
     "Array (units,) of text or whole numbers; default: u0000, u0001, ... by position in the file."
+    id_pattern: str | None = None
+    "Regular expression that finds the part of each id to keep, its first group or all that it matches."
+    id_replace: str | None = None
+    "Stands for every character of an id other than letters, digits, _ and -, such as the / in group_0/elec_3."
     region: ColumnKey | str = ""
     "Array (units,) of text, or one region for all: text, or a template of scalars in the file such as {meta/region}."
     columns: dict[str, ColumnKey] = field(default_factory=dict)
@@ -28,6 +33,15 @@ class UnitsRecipe:
 
     def problems(self) -> list[str]:
         found = expression_problems("where", self.where)
+        if self.id is None and (self.id_pattern is not None or self.id_replace is not None):
+            found.append("id_pattern, id_replace: there is no id to change")
+        if self.id_replace is not None and not re.fullmatch(r"[A-Za-z0-9_-]*", self.id_replace):
+            found.append(f"id_replace: {self.id_replace!r}; expected letters, digits, _ and -")
+        if self.id_pattern is not None:
+            try:
+                re.compile(self.id_pattern)
+            except re.error as error:
+                found.append(f"id_pattern: {self.id_pattern!r} is no regular expression ({error})")
         if self.min_rate is not None and not self.min_rate >= 0:
             found.append(f"min_rate: {self.min_rate}; expected 0 or more spikes per second")
         if not 0 <= self.min_observed <= 1:

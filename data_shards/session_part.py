@@ -22,7 +22,7 @@ from webdataset.writer import TarWriter
 from neurochorus.data_shards.index import COLUMN_DTYPES
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.recording import SPLITS, Recording, Segment, unit_hash
-from neurochorus.data_shards.unit_table import UnitTable
+from neurochorus.data_shards.unit_columns import UnitColumns
 
 TAR_BLOCK = 512  # a tar member is one header block and its data, padded to whole blocks (POSIX ustar)
 MEMBERS = ("signal", "covariates", "meta")
@@ -90,7 +90,7 @@ def read_part(tar: Path) -> SessionPart | None:
     starts, entry = columns.pop("starts"), json.loads(columns.pop("entry").tobytes())
     if not tar.is_file() or tar.stat().st_size < starts[-1]:
         return None
-    entry["units"] = UnitTable(entry["units"])
+    entry["units"] = UnitColumns(entry["units"])
     return SessionPart(tar, SessionEntry(**entry), starts, columns)
 
 
@@ -135,7 +135,7 @@ def session_entry(recording: Recording) -> SessionEntry:
         modality=recording.modality,
         bin_s=float(recording.bin_s),
         unit_hash=unit_hash(recording.unit_ids),
-        units=UnitTable.from_rows(
+        units=UnitColumns.from_rows(
             [{"unit_id": unit.unit_id, "region": unit.region, **unit.columns} for unit in recording.units]
         ),
         covariates={covariate: values.shape[1] for covariate, values in sorted(recording.covariates.items())},

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neurochorus.data_shards.describe import DatasetSummary, SessionSummary, summarise
+from neurochorus.launch.shard_tables import entry_remarks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         summary = summarise(options.directory)
         # piped output is as wide as the tables: nothing is folded or cut off
         console = Console(width=None if sys.stdout.isatty() else 200)
-        console.print(_overview(summary), _sessions(summary), _subjects(summary))
+        console.print(_overview(summary), _sessions(summary), _subjects(summary), *entry_remarks(summary.entries))
         if options.verify:
             _verify(options.directory)
             console.print("verified: every checksum and count agrees")

@@ -4,6 +4,7 @@ import numpy as np
 
 from neurochorus.data_shards.importers.grid import BIN_TOLERANCE
 from neurochorus.data_shards.importers.layouts import Layout
+from neurochorus.data_shards.importers.odd_times import without_odd_times
 from neurochorus.data_shards.importers.source import Source, number_or_key
 from neurochorus.data_shards.importers.trials import trial_key
 from neurochorus.data_shards.recipe import Recipe
@@ -141,6 +142,8 @@ def _times(source: Source, recipe: CovariateRecipe, key: str, count: int) -> np.
         time = timing.times
     if time is None:
         raise ValueError(f"{source.where(key)}: the file does not say when its samples were taken: set time or rate")
+    if recipe.implausible == "drop":
+        return without_odd_times(source, time)
     times = source.times(time)
     if len(times) > 1 and np.diff(times).min() < 0:
         at = int(np.argmin(np.diff(times))) + 1

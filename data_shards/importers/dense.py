@@ -1,4 +1,4 @@
-"""Arrays of a signal that is in bins already, by trial or in one stretch: read block by block, whatever the order of axes."""
+"""Arrays of a signal that is in bins already, by trial or in one stretch: read block by block, in any order of axes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -51,11 +51,11 @@ class Ordered:
 
 
 def parts(source: Source, signal: SignalRecipe) -> list[tuple[str | None, list[Ordered]]]:
-    """Return the arrays of a signal: (split, arrays that stand side by side by unit), the split None without split_keys.
+    """Return the arrays of a signal: (split, arrays that stand side by side by unit); None is the split of `key`.
 
     ValueError where they do not fit together.
     """
-    keys: dict[str | None, Any] = dict(signal.split_keys) if signal.split_keys is not None else {None: signal.key}
+    keys: dict[Any, Any] = dict(signal.split_keys) if signal.split_keys is not None else {None: signal.key}
     found = []
     for split, named in keys.items():
         names = [named] if isinstance(named, str) else list(named)

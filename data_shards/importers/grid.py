@@ -1,7 +1,7 @@
 """Bins on the clock of a recording: pieces that each start at a time of their own and run on in bins of bin_s.
 
-A long recording is one piece, a recording with gaps one a stretch, and one cut into trials one a trial, so that a trial's first bin
-starts exactly where the trial does. T is the bins of all pieces, joined.
+A long recording is one piece, a recording with gaps one a stretch, and one cut into trials one a trial, so that a
+trial's first bin starts exactly where the trial does. T is the bins of all pieces, joined.
 """
 
 from dataclasses import dataclass

@@ -132,13 +132,13 @@ def _dense_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable
 def _cut(
     source: Source, recipe: Recipe, recorded: np.ndarray, bin_s: float, notes: Notes
 ) -> tuple[Grid, list[Piece], Trials | None]:
-    """Return the bins of the trials, or of all that was recorded and observed (intervals (n, 2) in s), and the pieces."""
+    """Return the bins of the trials, or of all that was recorded (intervals (n, 2)) and observed, and the pieces."""
     if recipe.observed is not None:
         observed = _observed(source, recipe)
         seconds = float((recorded[:, 1] - recorded[:, 0]).sum())
         recorded = intersect(recorded, observed)
         lost = seconds - float((recorded[:, 1] - recorded[:, 0]).sum())
-        notes.drop("bins", "not observed", int(round(lost / bin_s)))
+        notes.drop("bins", "not observed", round(lost / bin_s))
     trials = None
     if recipe.trials is not None:
         trials = read_trials(source, recipe.trials, recorded, bin_s, notes)
@@ -180,7 +180,8 @@ def _observed(source: Source, recipe: Recipe) -> np.ndarray:
     starts, stops = source.times(recipe.observed.start), source.times(recipe.observed.stop)
     if len(starts) != len(stops):
         raise ValueError(
-            f"{source.where(recipe.observed.start)}: has {len(starts)} times but {recipe.observed.stop!r} has {len(stops)}"
+            f"{source.where(recipe.observed.start)}: has {len(starts)} times but {recipe.observed.stop!r} has "
+            f"{len(stops)}"
         )
     return merge(np.stack([starts, stops], axis=1))
 

@@ -17,6 +17,24 @@ def _open_npz(path: Path, recipe: Recipe) -> Source:
     return Archive(path)
 
 
+def _open_nwb(path: Path, recipe: Recipe) -> Source:
+    from neurochorus.data_shards.importers.nwb import NwbSource
+
+    return NwbSource(path)
+
+
+def _open_phy(path: Path, recipe: Recipe) -> Source:
+    from neurochorus.data_shards.importers.phy import PhySource
+
+    return PhySource(path, keep_noise="'noise'" in (recipe.units.where or "").replace('"', "'"))
+
+
+def _open_suite2p(path: Path, recipe: Recipe) -> Source:
+    from neurochorus.data_shards.importers.suite2p import Suite2pSource
+
+    return Suite2pSource(path)
+
+
 def _open_npy(path: Path, recipe: Recipe) -> Source:
     from neurochorus.data_shards.importers.npy import NpyArrays
 
@@ -43,6 +61,9 @@ def _open_csv(path: Path, recipe: Recipe) -> Source:
 
 OPENERS: dict[str, Callable[[Path, Recipe], Source]] = {
     "npz": _open_npz,
+    "nwb": _open_nwb,
+    "phy": _open_phy,
+    "suite2p": _open_suite2p,
     "npy": _open_npy,
     "hdf5": _open_hdf5,
     "mat": _open_mat,

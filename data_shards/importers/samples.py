@@ -19,7 +19,7 @@ GAP = 1.5  # median steps: further apart than that, a sample is missing
 
 @dataclass(frozen=True)
 class Clock:
-    """When samples were taken: at `times` (samples,), or from start_s on every `step` s; `runs` (n, 2) s are unbroken."""
+    """When samples were taken: at `times` (samples,), or from start_s on every `step` s; `runs` (n, 2) are unbroken."""
 
     count: int
     step: float

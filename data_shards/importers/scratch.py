@@ -1,7 +1,7 @@
-"""Arrays for results that may be larger than memory: in memory while small, else in a scratch file that vanishes with the array.
+"""Arrays for results that may be larger than memory: while small in memory, else in a scratch file.
 
-Scratch files lie in the directory for temporary files (TMPDIR); they are unlinked as soon as they are open, so that no crash
-leaves one behind.
+Scratch files lie in the directory for temporary files (TMPDIR) and vanish with the array: they are unlinked as soon as
+they are open, so that no crash leaves one behind.
 """
 
 import os
@@ -29,14 +29,14 @@ def allocate(shape: tuple[int, ...], dtype: str, where: str) -> np.ndarray:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a crash while writing
         except (OSError, OverflowError) as error:
             raise ValueError(
-                f"{where}: the signal would be of shape {shape}, {size / 2**30:.3g} GiB, and {tempfile.gettempdir()} has "
-                f"no room for it ({error}): check bin_s and the unit of time, or set TMPDIR to a larger disk"
+                f"{where}: the signal would be of shape {shape}, {size / 2**30:.3g} GiB, and {tempfile.gettempdir()} "
+                f"has no room for it ({error}): check bin_s and the unit of time, or set TMPDIR to a larger disk"
             ) from None
         return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
 
 
 def blocks(rows: int, row_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield [start, stop) of consecutive blocks of rows of about 32 MB, each a multiple of `multiple` rows but the last."""
+    """Yield [start, stop) of consecutive blocks of about 32 MB, of a multiple of `multiple` rows but for the last."""
     step = max(1, BLOCK // max(1, row_bytes))
     step = max(1, step // multiple) * multiple
     for start in range(0, rows, step):

@@ -51,7 +51,7 @@ def _recording(source: Source, recipe: Recipe) -> Recording:
     bin_s = number_or_key(source, recipe.bin_s, 0.0)
     if bin_s <= 0:
         raise ValueError(f"{source.path}: bin_s is {bin_s}; expected a positive number of seconds")
-    notes = Notes()
+    notes = Notes(sentences=source.notes)  # what the source finds odd, now and as it is read
     facts = {name: source.scalar(item.key) for name, item in recipe.facts.items()}
     table = UnitTable.read(source, recipe.units, notes)
     layout = read_layout(source, recipe, bin_s, table, notes)

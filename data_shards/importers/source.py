@@ -16,6 +16,8 @@ from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.recipe_keys import FromKey
 
 HASH_BLOCK = 2**20
+LARGEST_WHOLE = 2**34  # bytes of an array that is read at once; signals and spike times are read in pieces
+BOMB_RATIO = 2000  # deflate reaches 1032: more was never written by a compressor of numbers
 
 
 class ArrayView(Protocol):
@@ -63,6 +65,8 @@ class Source(ABC):
 
     def __init__(self, path: Path):
         self.path = path
+        self.notes: list[str] = []
+        "Plain sentences on what is odd about the file; more may come as arrays are read."
 
     def __enter__(self) -> Self:
         return self
@@ -159,6 +163,14 @@ class Source(ABC):
             return digest.hexdigest()
         return file_sha256(self.path)
 
+    def _check_size(self, key: str, size: int) -> None:
+        """Refuse to read an array of so many bytes at once."""
+        if size > LARGEST_WHOLE:
+            raise ValueError(
+                f"{self.where(key)}: has {size} bytes, too many to be read at once (signals and spike times are read "
+                "in pieces where the format allows: HDF5, .npy and .mat v7.3)"
+            )
+
     def _existing(self, key: str) -> str:
         if not self.has(key):
             raise ValueError(f"{self.path}: has no array {key!r}; {nearest_hint(key, self.keys(), 'arrays')}")
@@ -184,3 +196,12 @@ def number_or_key(source: Source, value: float | FromKey | None, default: float)
     if value is None:
         return default
     return source.number(value.key) if isinstance(value, FromKey) else float(value)
+
+
+def refuse_bomb(where: str, size: int, stored: int) -> None:
+    """Raise ValueError for data that claims to be far larger than any compressor could have made it."""
+    if size > 2**26 and size > BOMB_RATIO * max(stored, 1):
+        raise ValueError(
+            f"{where}: claims {size} bytes but the file stores {stored} for it: it is not read, as a damaged or "
+            "hostile file would fill the memory"
+        )

@@ -19,7 +19,7 @@ MOST_UNITS = 10**7
 
 @dataclass(frozen=True)
 class Spikes:
-    """All spikes of a file, in its order; times are in s, and those outside [lowest, highest] or not finite left out."""
+    """All spikes of a file, in its order; times in s, without those not finite or outside [lowest, highest]."""
 
     times: ArrayView
     unit_of: Callable[[int, int], np.ndarray]
@@ -95,7 +95,7 @@ def _by_counts(source: Source, signal: SignalRecipe) -> tuple[ArrayView, int, Ca
         times, counts = source.view(signal.times, ndim=1), source.array(signal.unit_counts, ndim=1)
         if counts.dtype.kind not in "iu" or (len(counts) and counts.min() < 0):
             raise ValueError(
-                f"{source.where(signal.unit_counts)}: is {counts.dtype}; expected whole numbers, the spikes of each unit"
+                f"{source.where(signal.unit_counts)}: is {counts.dtype}; expected whole numbers, the spikes of a unit"
             )
     if int(counts.sum()) != times.shape[0]:
         raise ValueError(

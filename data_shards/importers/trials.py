@@ -36,7 +36,8 @@ def read_trials(source: Source, recipe: TrialsRecipe, recorded: np.ndarray, bin_
         expression = Expression(recipe.where)
         columns = {name: source.array(trial_key(source, recipe, name), ndim=1) for name in expression.names}
         kept = _without(kept, ~condition(source, expression, columns, count, "trials"), f"where {recipe.where}", notes)
-    kept = _without(kept, ~np.isfinite(intervals).all(axis=1), "no start or stop", notes)
+    known = np.asarray(np.isfinite(intervals).all(axis=1))
+    kept = _without(kept, ~known, "no start or stop", notes)
     intervals = np.where(np.isfinite(intervals), intervals, 0.0)
     kept = _without(kept, whole_bins(intervals[:, 1] - intervals[:, 0], bin_s) < 1, "shorter than a bin", notes)
     outside = ~_within(intervals, merge(recorded), EDGE * bin_s)

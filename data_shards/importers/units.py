@@ -1,5 +1,6 @@
 """What a file says of its units, and which of them are kept."""
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,8 @@ from neurochorus.data_shards.importers.templates import from_template
 from neurochorus.data_shards.recipe_keys import ColumnKey
 from neurochorus.data_shards.recipe_units import UnitsRecipe
 from neurochorus.data_shards.recording import Unit
+
+NO_IDENTIFIER = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class UnitTable:
         key = self._key(self.recipe.observed)
         values, counts = self.source.ragged(key)
         intervals = np.asarray(values, dtype=np.float64)
+        if intervals.ndim == 1 and not (counts % 2).any():
+            intervals, counts = intervals.reshape(-1, 2), counts // 2
         if intervals.ndim != 2 or intervals.shape[1] != 2 or len(counts) != len(kept_C):
             raise ValueError(
                 f"{self.source.where(key)}: has {len(counts)} rows of values of shape {intervals.shape[1:]}; "
@@ -121,13 +126,22 @@ class UnitTable:
         free = {name: values for name, values in self.columns.items() if name not in ("id", "region")}
         return [
             Unit(
-                unit_id=str(ids[number]),
+                unit_id=self._id(str(ids[number])),
                 region=str(regions[number]),
                 # a NaN stands for missing: the column is left out (NaN differs from itself)
                 columns={name: values[number] for name, values in free.items() if values[number] == values[number]},
             )
             for number in np.flatnonzero(kept_C)
         ]
+
+    def _id(self, text: str) -> str:
+        """Return a unit's id as the recipe changes it; ValueError where its pattern finds nothing."""
+        if self.recipe.id_pattern is not None:
+            match = re.search(self.recipe.id_pattern, text)
+            if match is None:
+                raise ValueError(f"{self.source.path}: units.id_pattern finds nothing in the unit id {text!r}")
+            text = match[1] if match.lastindex else match[0]
+        return text if self.recipe.id_replace is None else NO_IDENTIFIER.sub(self.recipe.id_replace, text)
 
     def _key(self, key: str) -> str:
         return self.source.column(self.recipe.table or self.source.tables.get("units"), key)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurochorus.data_shards import import_processes
+from neurochorus.data_shards import importing
 from neurochorus.data_shards.dataset import ShardDataset
-from neurochorus.data_shards.importing import ImportFailed, import_dataset
+from neurochorus.data_shards.import_jobs import ImportJob
+from neurochorus.data_shards.importing import ImportFailed, import_dataset, make_part
 from neurochorus.data_shards.index import INDEX_FILE
 from neurochorus.data_shards.manifest import MANIFEST_FILE, Manifest
 from neurochorus.data_shards.recipe import Recipe
@@ -102,16 +103,16 @@ def test_two_files_with_one_session_id_are_told_apart(tmp_path: Path, source: Pa
 def test_a_process_that_dies_takes_only_its_file_along(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_processes, "WORK", die_at_s1)
+    monkeypatch.setattr(importing, "make_part", die_at_s1)
     report = import_dataset(recipe(), source, tmp_path / "data", jobs=2)
     assert report.added == ["s0", "s2"]
     assert "ended with exit code -9" in report.failures["s1.npz"]
 
 
-def die_at_s1(job: Any, tar: Path, connection: Any) -> None:
+def die_at_s1(job: ImportJob, tar: Path) -> None:
     if job.name == "s1.npz":
         os.kill(os.getpid(), signal.SIGKILL)
-    import_processes._work(job, tar, connection)
+    make_part(job, tar)
 
 
 def test_an_interrupted_import_goes_on_where_it_was(tmp_path: Path, source: Path) -> None:
@@ -337,16 +338,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, source: Path, extend:
     assert "s9" in [entry.session_id for entry in Manifest.load(out).sessions]
 
 
-def on_a_full_disk(job: Any, tar: Path, connection: Any) -> None:
+def on_a_full_disk(job: ImportJob, tar: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-    import_processes._work(job, tar, connection)
+    make_part(job, tar)
 
 
 def test_a_disk_that_is_full_in_a_process_ends_the_import(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(import_processes, "WORK", on_a_full_disk)
+        patched.setattr(importing, "make_part", on_a_full_disk)
         with pytest.raises(OSError, match=r"cannot write .*data: File too large; it is as it was before"):
             import_dataset(recipe(), source, tmp_path / "data", jobs=2)
     assert not (tmp_path / "data").exists()

@@ -10,7 +10,7 @@ Column = np.ndarray | list[Value | None]
 _NUMBERS = {float, int, type(None)}
 
 
-class UnitTable(Sequence[dict[str, Value]]):
+class UnitColumns(Sequence[dict[str, Value]]):
     """One row a unit, in the order of the signal's columns: `unit_id`, `region` and free columns of text or numbers.
 
     Reads like a list of dicts, from which the values that a unit lacks are left out. `columns` maps a name to float64
@@ -32,7 +32,7 @@ class UnitTable(Sequence[dict[str, Value]]):
                 raise ValueError(f"units[{odd}]: has no unit_id, which is a text")
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Mapping[str, Value]], texts: dict[str, str] | None = None) -> "UnitTable":
+    def from_rows(cls, rows: Sequence[Mapping[str, Value]], texts: dict[str, str] | None = None) -> "UnitColumns":
         """Make a table of one mapping a unit."""
         names = dict.fromkeys(name for row in rows for name in row)
         return cls({name: [row.get(name) for row in rows] for name in names}, texts)
@@ -62,10 +62,10 @@ class UnitTable(Sequence[dict[str, Value]]):
         return (self[place] for place in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, UnitTable) and self.to_json() == other.to_json()
+        return isinstance(other, UnitColumns) and self.to_json() == other.to_json()
 
     def __repr__(self) -> str:
-        return f"UnitTable({len(self)} units: {', '.join(self.columns)})"
+        return f"UnitColumns({len(self)} units: {', '.join(self.columns)})"
 
     def to_json(self) -> dict[str, list[Value | None]]:
         """Return the columns as plain lists with None where missing."""

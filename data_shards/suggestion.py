@@ -1,0 +1,5 @@
+from pathlib import Path
+
+
+def suggest_recipe(path: Path) -> str:
+    return ""
