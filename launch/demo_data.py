@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from neurochorus.data_shards.importing import import_dataset
 from neurochorus.data_shards.recipe import read_recipe
 from neurochorus.data_shards.remote import is_url
-from neurochorus.launch.shard import SHARD_BYTES, write
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
 
@@ -17,5 +17,5 @@ def ensure_demo_data(config: RunConfig, ranks: Ranks) -> None:
         return
     place = Path(config.data.paths[0])
     if ranks.first and not place.exists():
-        write(read_recipe(RECIPE, []), None, place, SHARD_BYTES)
+        import_dataset(read_recipe(RECIPE, []), None, place)
     ranks.barrier()
