@@ -28,7 +28,7 @@ from neurochorus.data_shards.importing import ImportReport, import_dataset
 from neurochorus.data_shards.inspection import inspect_source
 from neurochorus.data_shards.recipe import Recipe, read_recipe
 from neurochorus.data_shards.staging import leftovers, working_directory
-from neurochorus.data_shards.suggestion import suggest_recipe
+from neurochorus.data_shards.suggesting import suggest_recipe
 from neurochorus.data_shards.writer import SHARD_BYTES
 from neurochorus.launch.shard_tables import import_tables, inspection_tables
 

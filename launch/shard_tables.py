@@ -84,8 +84,9 @@ def _failures(failures: dict[str, str]) -> list[RenderableType]:
 
 
 def _overview(found: Inspection) -> Table:
-    table = Table(title=f"dry run: {found.recipe.name}", show_header=False)
+    table = Table(title="dry run", show_header=False)
     sessions = found.sessions
+    table.add_row("data set", found.recipe.name)
     table.add_row("sessions", str(len(sessions)))
     if found.skipped:
         table.add_row("already there", str(len(found.skipped)))

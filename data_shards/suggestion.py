@@ -1,5 +1,0 @@
-from pathlib import Path
-
-
-def suggest_recipe(path: Path) -> str:
-    return ""
