@@ -118,10 +118,10 @@ def test_describe_reports_what_is_missing(tmp_path: Path, capsys: pytest.Capture
     path = tmp_path / "data" / "shard-000000.tar"
     path.write_bytes(path.read_bytes()[:-512])
     assert describe.main([str(tmp_path / "data")]) == 1
-    assert "shard-000000.tar has" in capsys.readouterr().err
+    assert "cut short" in capsys.readouterr().err
     path.unlink()
     assert describe.main([str(tmp_path / "data")]) == 1
-    assert "shard-000000.tar is missing" in capsys.readouterr().err
+    assert "shard-000000.tar: missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
