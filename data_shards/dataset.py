@@ -6,7 +6,6 @@ the first time. Everything wrong with a data set is a DatasetError that says wha
 """
 
 import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from neurochorus.data_shards.checksum import crc32
 from neurochorus.data_shards.dataset_error import DatasetError
 from neurochorus.data_shards.files import data_files, whole_or_raise
 from neurochorus.data_shards.manifest import SessionEntry
@@ -171,7 +171,7 @@ class ShardDataset:
         if len(data) != size:
             raise MemberError(f"only {len(data)} of {size} bytes could be read: the shard was cut short")
         if not self._intact[name][row]:
-            if zlib.crc32(data) != checksums[row]:
+            if crc32(data) != checksums[row]:
                 raise MemberError("the checksum does not fit: the bytes were changed after writing")
             self._intact[name][row] = True
         return data

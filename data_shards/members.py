@@ -29,7 +29,7 @@ def decode_array(data: bytes, allowed: tuple[str, ...], shape: tuple[int, int]) 
     `allowed` are dtype names, `shape` the only accepted shape. Raises MemberError for all else, object arrays too.
     """
     for name in allowed:
-        header = _header(name, shape)
+        header = array_header(name, shape)
         if data.startswith(header):
             return _body(data, len(header), np.dtype(name), shape)
     return _decode_unusual(data, allowed, shape)
@@ -96,8 +96,8 @@ def _body(data: bytes, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> 
 
 
 @lru_cache(maxsize=4096)
-def _header(dtype_name: str, shape: tuple[int, int]) -> bytes:
-    """The bytes that numpy.save writes before such an array (comparing them is far cheaper than parsing them)."""
+def array_header(dtype_name: str, shape: tuple[int, int]) -> bytes:
+    """Return the bytes that numpy.save writes before such an array (to compare them is far cheaper than to parse)."""
     stream = io.BytesIO()
     description = {"descr": npy.dtype_to_descr(np.dtype(dtype_name)), "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(stream, description)

@@ -20,7 +20,7 @@ Fingerprint = dict[str, Any]
 BASIS = "weights it stands on"
 FREE_OF_TRAIN = {"activation_checkpointing", "compile", "hang_minutes", "log_every", "max_hours", "max_skipped_steps"}
 """Settings of `train` that move no weight, or only by rounding."""
-OF_DATA = {"window_bins", "alpha", "weights"}
+OF_DATA = {"bin_s", "window_bins", "mixture", "alpha", "weights", "augment"}
 LISTED = 8
 """Differences of one kind that are written out."""
 

@@ -60,7 +60,7 @@ def workload(config: RunConfig, assumed: Assumed) -> Workload:
     plan = data.plan(config, "dynamics")
     window = config.data.window_bins
     bins = {
-        name: np.minimum(_bins_of(data, name), np.iinfo(np.int64).max if window is None else window)
+        name: np.minimum(data.corpus.bins_of(name, "train"), np.iinfo(np.int64).max if window is None else window)
         for name in data.session_ids
     }
     units = {entry.session_id: len(entry.units) for entry in data.entries}
@@ -71,12 +71,6 @@ def workload(config: RunConfig, assumed: Assumed) -> Workload:
         mean_units=sum(share * units[name] for name, share in plan.shares.items()),
         plan=lambda stage: data.plan(config, stage),
     )
-
-
-def _bins_of(data: TrainingData, session_id: str) -> np.ndarray:
-    """Lengths of the train samples of a session."""
-    dataset = data.corpus.dataset_of(session_id)
-    return dataset.index.bins[dataset.rows_of(session_id, "train")].astype(np.int64)
 
 
 def _assumed_workload(config: RunConfig, assumed: Assumed) -> Workload:
