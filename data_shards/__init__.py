@@ -2,10 +2,12 @@
 
 from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
 from neurochorus.data_shards.corpus import Corpus
-from neurochorus.data_shards.dataset import DatasetError, Sample, ShardDataset
+from neurochorus.data_shards.dataset import Sample, ShardDataset
+from neurochorus.data_shards.dataset_error import DatasetError
+from neurochorus.data_shards.evaluation import evaluation_batches
 from neurochorus.data_shards.importers import count_recordings, import_recordings
 from neurochorus.data_shards.index import Index
-from neurochorus.data_shards.loader import evaluation_batches, training_batches
+from neurochorus.data_shards.loader import training_batches
 from neurochorus.data_shards.manifest import Manifest, SessionEntry, ShardEntry, select_sessions
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.recipe import Recipe, read_recipe

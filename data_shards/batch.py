@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurochorus.data_shards.blocks import Block
 from neurochorus.data_shards.dataset import Sample
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.naming import nearest_hint
@@ -35,7 +36,10 @@ class Batch:
     covariate_mask_BTK: Tensor
     "bool; False where the session lacks the covariate, it was NaN, or the bin is padding."
     sample_ids: list[str]
-    "webdataset keys: session and number within it."
+    """webdataset keys, session and number within it, with `+first bin` where a window was cut out; none in a batch that
+    is all padding (evaluation_batches)."""
+    hidden_BTC: Tensor | None = None
+    "bool; True where the encoder must not see an entry and is scored on it (augment.coordinated_dropout); or None."
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -84,7 +88,8 @@ def covariate_widths(entries: Iterable[SessionEntry], names: Iterable[str]) -> d
 class _Wiring:
     """Where the units and covariates of one session go."""
 
-    unit_rows_C: np.ndarray
+    unit_rows_C: np.ndarray | range
+    "A range where the data have the units in the order of their rows, as they mostly do: it takes no memory."
     session: int
     subject: int
     columns: list[tuple[slice, slice]]
@@ -110,42 +115,61 @@ class Collate:
     ) -> Batch:
         """Cut sample i to at most `window_bins` bins from bin starts[i] (None: from its first); pad to the longest."""
         first = [0] * len(samples) if starts is None else list(starts)
-        signals = [
-            sample.signal_TC[start : None if window_bins is None else start + window_bins]
-            for sample, start in zip(samples, first, strict=True)
-        ]
-        wiring = [self._wiring[sample.session_id] for sample in samples]
-        size, bins, units = len(samples), max(map(len, signals)), max(signal.shape[1] for signal in signals)
-        one_session = len({sample.session_id for sample in samples}) == 1
-        padded = any(signal.shape != (bins, units) for signal in signals)
-        signal_BTC = (np.zeros if padded else np.empty)((size, bins, units), dtype=_signal_dtype(signals))
-        rows_BC = np.zeros((size, units), dtype=np.int64)
-        bin_mask_BT = np.zeros((size, bins), dtype=bool)
-        covariates_BTK = np.zeros((size, bins, self.covariate_columns), dtype=np.float32)
-        covariate_mask_BTK = np.zeros(covariates_BTK.shape, dtype=bool)
-        for i, (signal, wires) in enumerate(zip(signals, wiring)):
-            length, count = signal.shape
-            signal_BTC[i, :length, :count] = signal
-            rows_BC[i, :count] = wires.unit_rows_C
-            bin_mask_BT[i, :length] = True
-            covariates_TK = samples[i].covariates_TK
-            if covariates_TK is None:
-                continue
-            for target, source in wires.columns:
-                values = covariates_TK[first[i] : first[i] + length, source]
-                present = ~np.isnan(values)
-                covariates_BTK[i, :length, target] = np.where(present, values, 0)
-                covariate_mask_BTK[i, :length, target] = present
+        return self.join([Block.of_sample(s, start, window_bins) for s, start in zip(samples, first, strict=True)])
+
+    def wants_covariates(self, session_id: str) -> bool:
+        """Whether a batch has covariates of a session, so that they must be read."""
+        return bool(self._wiring[session_id].columns)
+
+    def join(self, blocks: Sequence[Block]) -> Batch:
+        """Make a batch of blocks of known sessions, in their order; a single one becomes the batch without a copy."""
+        wiring = [self._wiring[block.session_id] for block in blocks]
+        sizes = [len(block.keys) for block in blocks]
+        bins_B = np.concatenate([block.bins_N for block in blocks])
+        signal_BTC = blocks[0].signal_NTC if len(blocks) == 1 else _joined_signal(blocks)
+        if signal_BTC.dtype == np.uint16:  # torch computes with int32 on every device
+            signal_BTC = signal_BTC.astype(np.int32)
+        signal_BTC = np.require(signal_BTC, requirements="W")  # a sample's own array is read-only
+        one_session = len({block.session_id for block in blocks}) == 1
+        covariates_BTK, covariate_mask_BTK = self._joined_covariates(blocks, wiring, signal_BTC.shape[1])
         return Batch(
             signal_BTC=torch.from_numpy(signal_BTC),
-            unit_rows_BC=torch.from_numpy(rows_BC[:1] if one_session else rows_BC),
-            bin_mask_BT=torch.from_numpy(bin_mask_BT),
-            session_B=torch.tensor([wires.session for wires in wiring], dtype=torch.int64),
-            subject_B=torch.tensor([wires.subject for wires in wiring], dtype=torch.int64),
+            unit_rows_BC=torch.from_numpy(
+                _unit_rows(wiring[:1], [1], signal_BTC.shape[2])
+                if one_session
+                else _unit_rows(wiring, sizes, signal_BTC.shape[2])
+            ),
+            bin_mask_BT=torch.from_numpy(np.arange(signal_BTC.shape[1]) < bins_B[:, None]),
+            session_B=torch.from_numpy(np.repeat([wires.session for wires in wiring], sizes)),
+            subject_B=torch.from_numpy(np.repeat([wires.subject for wires in wiring], sizes)),
             covariates_BTK=torch.from_numpy(covariates_BTK),
             covariate_mask_BTK=torch.from_numpy(covariate_mask_BTK),
-            sample_ids=[sample.key for sample in samples],
+            sample_ids=[key for block in blocks for key in block.keys],
         )
+
+    def all_padding(self, session_id: str, bins: int) -> Batch:
+        """Return a batch of one sample of a known session with nothing in it: masked in every bin."""
+        units = len(self._wiring[session_id].unit_rows_C)
+        signal_NTC = np.zeros((1, bins, units), dtype=np.uint8)
+        batch = self.join([Block(session_id, [""], signal_NTC, np.zeros(1, dtype=np.int64), None)])
+        return replace(batch, sample_ids=[])
+
+    def _joined_covariates(
+        self, blocks: Sequence[Block], wiring: Sequence[_Wiring], bins: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The chosen covariates (B, T, K), 0 where they are missing, and where they are not."""
+        shape = (sum(len(block.keys) for block in blocks), bins, self.covariate_columns)
+        covariates_BTK, mask_BTK = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
+        first = 0
+        for block, wires in zip(blocks, wiring):
+            own = slice(first, first + len(block.keys))
+            first = own.stop
+            for target, source in wires.columns if block.covariates_NTK is not None else []:
+                values_NTK = block.covariates_NTK[:, :, source]
+                present_NTK = ~np.isnan(values_NTK)
+                covariates_BTK[own, : values_NTK.shape[1], target] = np.where(present_NTK, values_NTK, 0)
+                mask_BTK[own, : values_NTK.shape[1], target] = present_NTK
+        return covariates_BTK, mask_BTK
 
     def _wire(self, entry: SessionEntry, registry: UnitRegistry) -> _Wiring:
         columns, target, sources = [], 0, entry.covariate_slices
@@ -160,14 +184,37 @@ class Collate:
                 columns.append((slice(target, target + width), sources[name]))
             target += width
         return _Wiring(
-            unit_rows_C=registry.rows(entry),
+            unit_rows_C=_compact(registry.rows(entry)),
             session=registry.session_index(entry.session_id),
             subject=registry.subject_index(entry.subject_id),
             columns=columns,
         )
 
 
-def _signal_dtype(signals: list[np.ndarray]) -> np.dtype:
-    """uint8 and float32 stay; uint16 becomes int32, which torch computes with on every device."""
-    found = np.result_type(*{signal.dtype for signal in signals})
-    return np.dtype(np.int32) if found == np.uint16 else found
+def _compact(rows_C: np.ndarray) -> np.ndarray | range:
+    """The same rows as a range, where they are consecutive."""
+    rising = range(int(rows_C[0]), int(rows_C[0]) + len(rows_C)) if len(rows_C) else range(0)
+    return rising if np.array_equal(rows_C, rising) else rows_C
+
+
+def _unit_rows(wiring: Sequence[_Wiring], sizes: Sequence[int], units: int) -> np.ndarray:
+    """Rows of the units (B, C), 0 where a session has fewer; sizes[i] lines for wiring[i]."""
+    rows_BC = np.zeros((sum(sizes), units), dtype=np.int64)
+    first = 0
+    for wires, size in zip(wiring, sizes):
+        rows_BC[first : first + size, : len(wires.unit_rows_C)] = wires.unit_rows_C
+        first += size
+    return rows_BC
+
+
+def _joined_signal(blocks: Sequence[Block]) -> np.ndarray:
+    """The signals of several blocks one after the other, 0 after the ends of shorter windows and smaller sessions."""
+    bins, units = (max(block.signal_NTC.shape[axis] for block in blocks) for axis in (1, 2))
+    dtype = np.result_type(*{block.signal_NTC.dtype for block in blocks})
+    signal_BTC = np.zeros((sum(len(block.keys) for block in blocks), bins, units), dtype=dtype)
+    first = 0
+    for block in blocks:
+        samples, length, count = block.signal_NTC.shape
+        signal_BTC[first : first + samples, :length, :count] = block.signal_NTC
+        first += samples
+    return signal_BTC

@@ -1,4 +1,4 @@
-"""Batches for training (endless, resumable by one integer) and for evaluation (every sample once, in order).
+"""Batches for training: endless, and resumable by one integer.
 
 The samples of a run are numbered; the plan says which sample a number stands for. From `samples_seen` on, micro-batch
 number i holds the next `micro_batch` numbers after the first i micro-batches, and rank r of W takes the micro-batches
@@ -16,14 +16,18 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from neurochorus.data_shards.augment import AugmentStep, augmented, generator_for, shifts
 from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
+from neurochorus.data_shards.blocks import Block
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.dataset import DatasetError
-from neurochorus.data_shards.plan import SamplePlan, window_start
+from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.windows import WindowTable, window_starts
 
 Covariates = Mapping[str, int] | Sequence[str]
 
@@ -37,8 +41,8 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     samples_seen: int = 0,
-    window_bins: int | None = None,
     covariates: Covariates = (),
+    augment: Sequence[AugmentStep] = (),
     workers: int = 0,
     prefetch: int = 2,
     pin_memory: bool = True,
@@ -46,19 +50,20 @@ def training_batches(
     """Return the endless micro-batches of one rank, after the run (all ranks together) has seen `samples_seen` samples.
 
     With micro_batch == plan.group a micro-batch is of one session; a multiple of it mixes sessions and pads their
-    units. Samples longer than `window_bins` are cut to it at a place that depends on (plan.seed, sample number).
-    `covariates` are names, in the order of their columns, or names with widths where the sessions at hand may lack
-    some. `samples_seen` must be a multiple of plan.group: any number of whole micro-batches is. Worker processes start
-    at the first batch and end with `.close()`, with an error, or when nobody holds the generator any longer.
+    units. Where a window is cut depends on (plan.seed, sample number), and what `augment` does to it on (plan.seed,
+    number of the micro-batch's first sample). `covariates` are names, in the order of their columns, or names with
+    widths where the sessions at hand may lack some. `samples_seen` must be a multiple of plan.group: any number of
+    whole micro-batches is. Worker processes start at the first batch and end with `.close()`, with an error, or when
+    nobody holds the generator any longer.
 
     Raises ValueError for numbers that do not fit together and for sessions the registry refuses, before reading
     anything; while iterating, DatasetError for a sample that cannot be read.
     """
-    _check(plan, micro_batch, rank, world, samples_seen, window_bins)
+    _check(plan, micro_batch, rank, world, samples_seen)
     entries = [corpus.session(session_id) for session_id in plan.session_ids]
     collate = Collate(entries, registry, _widths(corpus, covariates))
     loader = DataLoader(
-        _Carried(MicroBatches(corpus, plan, collate, micro_batch, window_bins)),
+        _Carried(MicroBatches(corpus, plan, collate, micro_batch, augment)),
         batch_size=None,
         sampler=_FirstSamples(samples_seen + rank * micro_batch, world * micro_batch),
         num_workers=workers,
@@ -68,29 +73,6 @@ def training_batches(
         generator=torch.Generator().manual_seed(plan.seed % 2**63),  # a loader without one draws from the global one
     )
     return _batches(loader)
-
-
-def evaluation_batches(
-    corpus: Corpus,
-    registry: UnitRegistry,
-    split: str,
-    sessions: Sequence[str] | None = None,
-    batch_size: int = 64,
-    window_bins: int | None = None,
-    covariates: Covariates = (),
-) -> Iterator[Batch]:
-    """Return every sample of a split once, session by session (None: all sessions) and in order of time.
-
-    A batch is of one session and has at most `batch_size` samples; samples longer than `window_bins` are cut to their
-    first bins. Raises ValueError, before reading anything, for sessions that corpus or registry refuse.
-    """
-    if batch_size < 1 or (window_bins is not None and window_bins < 1):
-        raise ValueError(f"batch_size ({batch_size}) and window_bins ({window_bins}) must be at least 1")
-    chosen = [entry.session_id for entry in corpus.sessions] if sessions is None else list(sessions)
-    collate = Collate([corpus.session(name) for name in chosen], registry, _widths(corpus, covariates))
-    rows = [corpus.rows_of(name, split) for name in chosen]
-    parts = (part[i : i + batch_size].tolist() for part in rows for i in range(0, len(part), batch_size))
-    return (collate([corpus.read(row, with_meta=False) for row in part], window_bins=window_bins) for part in parts)
 
 
 WHAT_TO_DO = (
@@ -122,22 +104,38 @@ class MicroBatches(Dataset[Batch]):
     """Micro-batches by the number of their first sample in the run."""
 
     def __init__(
-        self, corpus: Corpus, plan: SamplePlan, collate: Collate, micro_batch: int, window_bins: int | None = None
+        self,
+        corpus: Corpus,
+        plan: SamplePlan,
+        collate: Collate,
+        micro_batch: int,
+        augment: Sequence[AugmentStep] = (),
     ):
         self._corpus, self._plan, self._collate = corpus, plan, collate
-        self._micro_batch, self._window_bins = micro_batch, window_bins
+        self._micro_batch, self._augment = micro_batch, list(augment)
+        self._windows = WindowTable(corpus, plan.split, plan.window_bins)
 
     def __getitem__(self, first_sample: int) -> Batch:
-        plan = self._plan
-        first_group = first_sample // plan.group
-        groups = range(first_group, first_group + self._micro_batch // plan.group)
-        rows = [row for group in groups for row in plan.group_rows(group)[1].tolist()]
-        samples = [self._corpus.read(row, with_meta=False) for row in rows]
-        starts = [
-            window_start(plan.seed, first_sample + i, len(sample.signal_TC), self._window_bins)
-            for i, sample in enumerate(samples)
-        ]
-        return self._collate(samples, starts, self._window_bins)
+        generator = generator_for(self._plan.seed, first_sample) if self._augment else None
+        group = self._plan.group
+        firsts = range(first_sample, first_sample + self._micro_batch, group)
+        blocks = [self._block(first, generator) for first in firsts]
+        batch = self._collate.join(blocks)
+        return batch if generator is None else augmented(batch, self._augment, generator)
+
+    def _block(self, first_sample: int, generator: np.random.Generator | None) -> Block:
+        plan, window_bins = self._plan, self._plan.window_bins
+        session_id, numbers_N = plan.group_windows(first_sample // plan.group)
+        rows_N, bins_N, slots_N = self._windows.find(session_id, numbers_N)
+        starts_N = window_starts(plan.seed, first_sample, bins_N, slots_N, window_bins)
+        lengths_N = bins_N - starts_N if window_bins is None else np.minimum(bins_N - starts_N, window_bins)
+        shifts_N: np.ndarray | int = 0
+        if generator is not None:
+            slack_N = self._corpus.stored_bins_after(session_id, rows_N, starts_N + lengths_N)
+            shifts_N = shifts(self._augment, generator, slack_N, self._corpus.factor_of(session_id))
+        wanted = self._collate.wants_covariates(session_id)
+        block = self._corpus.read_block(session_id, rows_N, starts_N, lengths_N, shifts_N, covariates=wanted)
+        return block if window_bins is None else block.named(starts_N, bins_N > window_bins)
 
 
 class _Carried(Dataset["Batch | DatasetError"]):
@@ -212,9 +210,7 @@ def _widths(corpus: Corpus, covariates: Covariates) -> Mapping[str, int]:
     return covariates if isinstance(covariates, Mapping) else covariate_widths(corpus.sessions, covariates)
 
 
-def _check(
-    plan: SamplePlan, micro_batch: int, rank: int, world: int, samples_seen: int, window_bins: int | None
-) -> None:
+def _check(plan: SamplePlan, micro_batch: int, rank: int, world: int, samples_seen: int) -> None:
     if micro_batch < 1 or micro_batch % plan.group:
         raise ValueError(
             f"micro_batch is {micro_batch}; expected a multiple of {plan.group}, the plan's group of samples of one "
@@ -227,5 +223,3 @@ def _check(
             f"samples_seen is {samples_seen}; expected a multiple of the plan's group of {plan.group}: the run that "
             "saved it had another micro_batch; resume with that one"
         )
-    if window_bins is not None and window_bins < 1:
-        raise ValueError(f"window_bins is {window_bins}; expected at least 1 bin, or nothing for whole samples")

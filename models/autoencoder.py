@@ -173,7 +173,7 @@ class Autoencoder(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Training loss summed over valid bins, their number, and the parts of the loss (also sums)."""
         units = self.units(batch.unit_rows_BC)
-        keep_BTC, hidden_BTC = self._hide(batch.signal_BTC)
+        keep_BTC, weight_BTC = self._hide(batch)
         posterior = self.posterior(batch.signal_BTC, units, batch.session_B, keep_BTC, batch.bin_mask_BT)
         latent_BTL = posterior.draw() if self.training else posterior.mean_BTL
         read_BTL = F.dropout(latent_BTL, self.config.latent_dropout, self.training)
@@ -181,20 +181,29 @@ class Autoencoder(nn.Module):
         scored_BT = batch.bin_mask_BT & (
             torch.arange(target_BTC.shape[1], device=target_BTC.device) >= self.config.burn_in_bins
         )
-        parts = self._decoding_parts(read_BTL, batch.signal_BTC, target_BTC, scored_BT, hidden_BTC, units)
+        parts = self._decoding_parts(read_BTL, batch.signal_BTC, target_BTC, scored_BT, weight_BTC, units)
         parts |= self._penalties(posterior, batch.bin_mask_BT, units)
         count = scored_BT.sum()
         return torch.stack(list(parts.values())).sum(), count, {name: part.detach() for name, part in parts.items()}
 
-    def _hide(self, signal_BTC: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _hide(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Factors on what the encoder sees and on what is scored (1 on average, 0 where it is the other's): None for 1.
+
+        The entries are those that the batch says are hidden, if it does, else drawn by `unit_dropout`, `bin_dropout`.
+        """
         unit, single = self.config.unit_dropout, self.config.bin_dropout
-        if not self.training or not (unit or single):
+        signal_BTC, hidden_BTC = batch.signal_BTC, batch.hidden_BTC
+        if not self.training or (hidden_BTC is None and not (unit or single)):
             return None, None
-        batch, bins, channels = signal_BTC.shape
-        hidden_BTC = torch.rand(batch, 1, channels, device=signal_BTC.device) < unit
+        if hidden_BTC is not None:
+            share = hidden_BTC.float().mean().clamp(1e-6, 1 - 1e-6)
+            return (~hidden_BTC).float() / (1 - share), hidden_BTC / share
+        samples, bins, channels = signal_BTC.shape
+        hidden_BTC = torch.rand(samples, 1, channels, device=signal_BTC.device) < unit
         if single:
-            hidden_BTC = hidden_BTC | (torch.rand(batch, bins, channels, device=signal_BTC.device) < single)
-        return (~hidden_BTC).float() / ((1 - unit) * (1 - single)), hidden_BTC
+            hidden_BTC = hidden_BTC | (torch.rand(samples, bins, channels, device=signal_BTC.device) < single)
+        seen = (1 - unit) * (1 - single)
+        return (~hidden_BTC).float() / seen, hidden_BTC / (1 - seen)
 
     def _decoding_parts(
         self,
@@ -202,7 +211,7 @@ class Autoencoder(nn.Module):
         signal_BTC: Tensor,
         target_BTC: Tensor,
         scored_BT: Tensor,
-        hidden_BTC: Tensor | None,
+        weight_BTC: Tensor | None,
         units: UnitRows,
     ) -> dict[str, Tensor]:
         scale_B = self.observation.loss_scale(units.mean_BC, units.mask_BC)
@@ -213,10 +222,7 @@ class Autoencoder(nn.Module):
             return (loss_BT * mask_BT).sum()
 
         unit_weight_B1C = units.mask_BC.unsqueeze(1).float()
-        weight_BTC = unit_weight_B1C
-        if hidden_BTC is not None:
-            hidden_share = 1 - (1 - self.config.unit_dropout) * (1 - self.config.bin_dropout)
-            weight_BTC = weight_BTC * hidden_BTC / hidden_share
+        weight_BTC = unit_weight_B1C if weight_BTC is None else unit_weight_B1C * weight_BTC
         slow_BTC = self.slow_level(signal_BTC, units)
         # the present bin may not explain itself
         decoded_BTC = self.decode(latent_BTL, units, self.own_past(signal_BTC, units, slow_BTC))

@@ -6,6 +6,7 @@
 from dataclasses import field
 from typing import Any, Literal
 
+from neurochorus.data_shards.augment import AugmentStep
 from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models import ModelConfig
 from neurochorus.pretrain.passthrough import passthrough_problems
@@ -32,12 +33,19 @@ class DataSection:
     """Session ids or patterns (`steinmetz_s0*`, `subject:Cori`); null: all."""
     exclude: list[str] = field(default_factory=list)
     """Session ids or patterns to leave out."""
+    bin_s: float | None = None
+    """Width in seconds of the bins that the model is given: a whole number of stored bins, which may differ between
+    sessions. Counts add, continuous signals and covariates are averaged. null: as stored, alike in all sessions."""
     window_bins: int | None = None
-    """Longest stretch given to the model; null: whole samples."""
+    """Longest stretch given to the model, in bins of bin_s; null: whole samples. A longer sample counts as several."""
+    mixture: Literal["session", "subject", "dataset"] = "session"
+    """What alpha acts on; within a subject or a data set, sessions are drawn by their size."""
     alpha: float = 1.0
-    """Sessions are drawn in proportion to (number of samples) ** alpha; 0 gives all sessions the same weight."""
+    """Each `mixture` is drawn in proportion to (number of windows) ** alpha; 0 gives all the same weight."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Session pattern -> factor on its weight."""
+    """Pattern of sessions, `subject:PATTERN` or `dataset:PATTERN` -> factor on the weight of each session."""
+    augment: list[AugmentStep] = field(default_factory=list)
+    """Changes made to what is trained on, in this order, such as [{name: unit_dropout, share: 0.1}]."""
     workers: int = 1
     """Reader processes a rank; 0 reads in the training process."""
     prefetch: int = 4
@@ -52,6 +60,10 @@ class DataSection:
         found += (
             [] if self.workers >= 0 and self.prefetch >= 1 else ["workers: expected 0 or more, and prefetch 1 or more"]
         )
+        if self.bin_s is not None and not self.bin_s > 0:
+            found.append(f"bin_s: expected a positive number of seconds or null, found {self.bin_s}")
+        if self.bin_s is None and any(step.name == "bin_jitter" for step in self.augment):
+            found.append("augment: bin_jitter moves bins made of several stored ones: set bin_s to their width")
         return found + ([] if self.window_bins is None or self.window_bins > 0 else ["window_bins: expected 1 or more"])
 
 
@@ -290,6 +302,12 @@ class RunConfig:
         if window is not None and window <= burn_in:
             found.append(
                 f"data.window_bins: {window} leaves no bin to score after model.autoencoder.burn_in_bins {burn_in}"
+            )
+        dropout = self.model.autoencoder.unit_dropout or self.model.autoencoder.bin_dropout
+        if dropout and any(step.name == "coordinated_dropout" for step in self.data.augment):
+            found.append(
+                "data.augment: coordinated_dropout hides entries from the encoder, and so do "
+                "model.autoencoder.unit_dropout and bin_dropout: set those to 0, or leave it out"
             )
         if self.dynamics.init is not None and self.dynamics.init != self.autoencoder.init:
             found.append(

@@ -20,7 +20,7 @@ Fingerprint = dict[str, Any]
 BASIS = "weights it stands on"
 FREE_OF_TRAIN = {"activation_checkpointing", "compile", "hang_minutes", "log_every", "max_hours", "max_skipped_steps"}
 """Settings of `train` that move no weight, or only by rounding."""
-OF_DATA = {"window_bins", "alpha", "weights"}
+OF_DATA = {"bin_s", "window_bins", "mixture", "alpha", "weights", "augment"}
 LISTED = 8
 """Differences of one kind that are written out."""
 
@@ -38,7 +38,7 @@ def run_fingerprint(config: RunConfig, data: TrainingData, stage: str) -> Finger
     return {
         "settings": dict(flattened(chosen)),
         "sessions": {
-            entry.session_id: {"units": entry.unit_hash, "recording": short_hash(settings_to_dict(entry))}
+            entry.session_id: {"units": entry.unit_hash, "recording": short_hash(entry.to_json())}
             for entry in data.entries
         },
         "data": data.corpus.hash(),

@@ -32,6 +32,7 @@ from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.trouble import Step, Trouble, spoiled_if_not_finite
 from neurochorus.pretrain.validation import Numbered, Validation
 from neurochorus.pretrain.watch import Watch
+from neurochorus.pretrain.watching.drawn import DrawnSamples
 from neurochorus.pretrain.watching.sources import SourceLosses
 
 
@@ -63,6 +64,8 @@ class StageRun:
     """Where steps that went wrong are noted."""
     sources: SourceLosses
     """Gathers the loss of each subject or session."""
+    drawn: DrawnSamples | None = None
+    """Tells of which subject or session the samples so far were; None: nothing is said of it."""
     resume_from: Path | None = None
 
 
@@ -112,7 +115,8 @@ def _train(
             hang.at(f"{stage.name} step {step + 1}: evaluating")
             with run.watch.timed("evaluation"):
                 scores = validation.scores(engine)
-        run.watch.step(stage.name, step + 1, seen, sums, rate, engine.gradient_norm, waited, scores, run.sources)
+        norm = engine.gradient_norm
+        run.watch.step(stage.name, step + 1, seen, sums, rate, norm, waited, scores, run.sources, run.drawn)
         if (step + 1) % config.checkpoint.every == 0 or last or stop_wanted:
             hang.at(f"{stage.name} step {step + 1}: saving a checkpoint")
             with run.watch.timed("checkpoint"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.loader import training_batches
-from neurochorus.data_shards.plan import SamplePlan
+from neurochorus.data_shards.plan import Mixture, SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
 from neurochorus.data_shards.settings import settings_to_dict
@@ -31,6 +31,7 @@ from neurochorus.pretrain.taking_over import adopt_autoencoder, take_autoencoder
 from neurochorus.pretrain.training_data import TrainingData, refuse_long_forecast, share_of_train_split
 from neurochorus.pretrain.validation import Numbered, validation_windows
 from neurochorus.pretrain.watch import Watch
+from neurochorus.pretrain.watching.drawn import DrawnSamples
 from neurochorus.pretrain.watching.sources import SourceLosses
 from neurochorus.pretrain.width_transfer import transfer_width
 
@@ -71,6 +72,7 @@ class Trainer:
             validation_windows=self._validation_windows(registry),
             trouble_file=self.directory.path / "trouble.jsonl",
             sources=SourceLosses(self.config.watch.sources, registry, self.ranks),
+            drawn=self._drawn(plan),
             resume_from=resume_path(self.config, stage.name),
         )
         return train_stage(stage, run)
@@ -96,6 +98,7 @@ class Trainer:
             "zero_stage": config.zero.stage,
             "ranks": self.ranks.world,
             "window_bins": config.data.window_bins,
+            "bin_s": self.data.corpus.bin_s,
             "forecast": settings_to_dict(config.forecast),
             **more,
         }
@@ -103,6 +106,11 @@ class Trainer:
     def _validation_windows(self, registry: UnitRegistry) -> Callable[[], Numbered] | None:
         wanted = self.config.evaluation.every is not None
         return validation_windows(self.config, self.data, registry, self.ranks) if wanted else None
+
+    def _drawn(self, plan: SamplePlan) -> DrawnSamples:
+        watched, mixed = self.config.watch.sources, self.config.data.mixture
+        kinds: list[Mixture] = [] if watched == "none" else [watched]
+        return DrawnSamples(plan, self.data.corpus, kinds if mixed == "session" else [*kinds, mixed])
 
     def _batches(self, plan: SamplePlan, registry: UnitRegistry, samples_seen: int) -> Iterator[Batch]:
         return training_batches(
@@ -113,7 +121,7 @@ class Trainer:
             rank=self.ranks.rank,
             world=self.ranks.world,
             samples_seen=samples_seen,
-            window_bins=self.config.data.window_bins,
+            augment=self.config.data.augment,
             covariates=self.config.model.dynamics.covariate_columns,
             workers=self.config.data.workers,
             prefetch=self.config.data.prefetch,

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.corpus import Corpus
-from neurochorus.data_shards.loader import evaluation_batches
+from neurochorus.data_shards.evaluation import evaluation_batches
 from neurochorus.data_shards.manifest import SessionEntry, select_sessions
 from neurochorus.data_shards.plan import SamplePlan
+from neurochorus.data_shards.recording import SPLITS
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
 from neurochorus.pretrain.config import RunConfig
@@ -24,7 +24,7 @@ class TrainingData:
 
     @classmethod
     def open(cls, config: RunConfig) -> "TrainingData":
-        corpus = Corpus([Path(path) for path in config.data.paths])
+        corpus = Corpus(config.data.paths, config.data.bin_s)
         return cls(corpus, select_sessions(corpus.sessions, config.data.sessions, config.data.exclude))
 
     @property
@@ -38,7 +38,9 @@ class TrainingData:
             self.session_ids,
             seed=seed_number(f"{config.run.seed}/{stage}"),
             group=config.train.micro_batch,
+            window_bins=config.data.window_bins,
             alpha=config.data.alpha,
+            mixture=config.data.mixture,
             overrides=config.data.weights,
         )
 
@@ -46,22 +48,26 @@ class TrainingData:
 def share_of_train_split(
     config: RunConfig, data: TrainingData, registry: UnitRegistry, ranks: Ranks
 ) -> Iterator[Batch]:
-    """Every train sample once over all ranks; each rank gets every world-th batch."""
-    batches = evaluation_batches(
+    """Every bin of the train split once over all ranks; ranks get equally many batches, the last one perhaps empty."""
+    return evaluation_batches(
         data.corpus,
         registry,
         "train",
         data.session_ids,
         window_bins=config.data.window_bins,
         covariates=config.model.dynamics.covariate_columns,
+        rank=ranks.rank,
+        world=ranks.world,
     )
-    return (batch for number, batch in enumerate(batches) if number % ranks.world == ranks.rank)
 
 
 def refuse_long_forecast(config: RunConfig, data: TrainingData) -> None:
     """Raise ValueError when no sample is long enough for the forecast that evaluation would make after the training."""
     bins = config.forecast.context_bins + config.forecast.horizon_bins
-    longest = max(int(dataset.index.bins.max()) for dataset in data.corpus.datasets)
+    corpus = data.corpus
+    longest = max(
+        int(corpus.bins_of(entry.session_id, split).max(initial=0)) for entry in corpus.sessions for split in SPLITS
+    )
     if bins > longest:
         raise ValueError(
             f"forecast: {bins} bins of context and horizon ({config.forecast.context_bins} + "

@@ -80,7 +80,9 @@ def validation_windows(
         sessions,
         seed=seed_number(f"{config.run.seed}/validation"),
         group=config.train.micro_batch,
+        window_bins=config.data.window_bins,
         alpha=config.data.alpha,
+        mixture=config.data.mixture,
     )
 
     def windows() -> Numbered:
@@ -91,7 +93,6 @@ def validation_windows(
             micro_batch=config.train.micro_batch,
             rank=ranks.rank,
             world=ranks.world,
-            window_bins=config.data.window_bins,
             covariates=config.model.dynamics.covariate_columns,
         )
         return zip(range(ranks.rank, batches, ranks.world), own)

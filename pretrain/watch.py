@@ -21,6 +21,7 @@ from neurochorus.data_shards.batch import Batch
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.console import lasting
 from neurochorus.pretrain.costs.matrix_product import measured_peak_tflops
+from neurochorus.pretrain.watching.drawn import DrawnSamples
 from neurochorus.pretrain.watching.outside import TensorBoardSink, WandbSink, refuse_missing_tensorboard
 from neurochorus.pretrain.watching.profiling import StepProfiler
 from neurochorus.pretrain.watching.progress import ProgressLine
@@ -81,10 +82,12 @@ class Watch:
         waited: float,
         scores: Mapping[str, float] | None = None,
         sources: SourceLosses | None = None,
+        drawn: DrawnSamples | None = None,
     ) -> None:
         """Note one step; every `log_every` steps, and with `scores` of an evaluation, it is written and shown.
 
         `sums` are already over all ranks; `sources` become so here, when a line is due, which is so on all ranks alike.
+        `drawn` says what the samples so far were of.
         """
         if self._speed is not None:
             self._speed.add(sums["bins"], waited)
@@ -106,6 +109,7 @@ class Watch:
             **self._speed.take(),
             **{f"{name}_s": seconds for name, seconds in self._seconds.items()},
             **({f"loss_by_{self._config.watch.sources}": by_source} if by_source else {}),
+            **({} if drawn is None else drawn.after(samples_seen)),
         }
         self._seconds = {}
         assert self._file is not None

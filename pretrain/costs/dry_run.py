@@ -5,7 +5,7 @@
 MFU, model FLOPs utilisation: the share of a device's peak that goes into the model's own FLOPs (flops.py).
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,7 @@ from neurochorus.pretrain.covariates import with_widths
 from neurochorus.pretrain.engine import accumulation_steps, deepspeed_settings
 from neurochorus.pretrain.pretraining import stages_of
 from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage, joint_stage
+from neurochorus.pretrain.watching.drawn import epochs_by_source
 
 TABLES = "tables of units and sessions"
 RECOMPUTED = ("none", "selective", "full")
@@ -140,11 +141,6 @@ def _epochs_by_subject(work: Workload, stage: str, samples: int) -> dict[str, fl
     if work.plan is None:
         return {}
     plan = work.plan(stage)
-    epochs = plan.epochs(samples // plan.group * plan.group)
-    drawn: defaultdict[str, float] = defaultdict(float)
-    there: Counter[str] = Counter()
-    for entry in work.entries:
-        rows = len(plan.rows[entry.session_id])
-        drawn[entry.subject_id] += epochs[entry.session_id] * rows
-        there[entry.subject_id] += rows
-    return {subject: drawn[subject] / there[subject] for subject in drawn}
+    drawn = plan.drawn(samples // plan.group * plan.group)
+    subjects = {entry.session_id: entry.subject_id for entry in work.entries}
+    return epochs_by_source(plan, drawn, subjects)

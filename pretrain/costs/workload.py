@@ -9,6 +9,7 @@ import numpy as np
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.recording import unit_hash
+from neurochorus.data_shards.remote import is_url
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.training_data import TrainingData
 
@@ -53,13 +54,13 @@ class Assumed:
 
 def workload(config: RunConfig, assumed: Assumed) -> Workload:
     """Of the run's data sets if they are there, else as assumed. Raises ValueError for data that do not fit the run."""
-    if any(not Path(path).exists() for path in config.data.paths):
+    if any(not (is_url(path) or Path(path).exists()) for path in config.data.paths):
         return _assumed_workload(config, assumed)
     data = TrainingData.open(config)
     plan = data.plan(config, "dynamics")
     window = config.data.window_bins
     bins = {
-        name: np.minimum(_bins_of(data, name), np.iinfo(np.int64).max if window is None else window)
+        name: np.minimum(data.corpus.bins_of(name, "train"), np.iinfo(np.int64).max if window is None else window)
         for name in data.session_ids
     }
     units = {entry.session_id: len(entry.units) for entry in data.entries}
@@ -70,12 +71,6 @@ def workload(config: RunConfig, assumed: Assumed) -> Workload:
         mean_units=sum(share * units[name] for name, share in plan.shares.items()),
         plan=lambda stage: data.plan(config, stage),
     )
-
-
-def _bins_of(data: TrainingData, session_id: str) -> np.ndarray:
-    """Lengths of the train samples of a session."""
-    dataset = data.corpus.dataset_of(session_id)
-    return dataset.index.bins[dataset.rows_of(session_id, "train")].astype(np.int64)
 
 
 def _assumed_workload(config: RunConfig, assumed: Assumed) -> Workload:

@@ -15,20 +15,27 @@ import torch
 from neurochorus.data_shards.batch import Batch, Collate
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.dataset import DatasetError
-from neurochorus.data_shards.loader import (
-    LostWorker,
-    MicroBatches,
-    evaluation_batches,
-    lost_workers_named,
-    training_batches,
-)
-from neurochorus.data_shards.plan import SamplePlan, window_start
+from neurochorus.data_shards.evaluation import evaluation_batches
+from neurochorus.data_shards.loader import LostWorker, MicroBatches, lost_workers_named, training_batches
+from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.windows import WindowTable, window_starts
 
 
 @pytest.fixture
 def plan(corpus) -> SamplePlan:
     return SamplePlan.from_corpus(corpus, "train", seed=11, group=4)
+
+
+@pytest.fixture
+def cut_plan(corpus) -> SamplePlan:
+    """Of windows of 5 bins: a sample of 12 is two of them."""
+    return SamplePlan.from_corpus(corpus, "train", seed=11, group=4, window_bins=5)
+
+
+def rows_of_group(corpus: Corpus, plan: SamplePlan, number: int) -> list[int]:
+    table = WindowTable(corpus, plan.split, plan.window_bins)
+    return table.find(*plan.group_windows(number))[0].tolist()
 
 
 def take(batches, count: int) -> list[Batch]:
@@ -44,19 +51,19 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_batches_do_not_depend_on_worker_processes(corpus, plan, registry, workers):
-    options = {"micro_batch": 4, "window_bins": 5, "covariates": ["speed"], "samples_seen": 8}
-    alone = take(training_batches(corpus, plan, registry, **options), 30)
-    assert_same(take(training_batches(corpus, plan, registry, workers=workers, **options), 30), alone)
+def test_batches_do_not_depend_on_worker_processes(corpus, cut_plan, registry, workers):
+    options = {"micro_batch": 4, "covariates": ["speed"], "samples_seen": 8}
+    alone = take(training_batches(corpus, cut_plan, registry, **options), 30)
+    assert_same(take(training_batches(corpus, cut_plan, registry, workers=workers, **options), 30), alone)
 
 
-def test_a_run_continues_from_any_step(corpus, plan, registry, data_path):
-    whole = take(training_batches(corpus, plan, registry, micro_batch=4, window_bins=5), 45)
+def test_a_run_continues_from_any_step(corpus, cut_plan, registry, data_path):
+    whole = take(training_batches(corpus, cut_plan, registry, micro_batch=4), 45)
     for step in range(0, 40, 3):
         fresh = Corpus(data_path)  # another process would open and plan everything anew
-        again = SamplePlan.from_corpus(fresh, "train", seed=11, group=4)
+        again = SamplePlan.from_corpus(fresh, "train", seed=11, group=4, window_bins=5)
         rows = UnitRegistry.from_sessions(fresh.sessions)
-        rest = training_batches(fresh, again, rows, micro_batch=4, window_bins=5, samples_seen=4 * step)
+        rest = training_batches(fresh, again, rows, micro_batch=4, samples_seen=4 * step)
         assert_same(take(rest, 5), whole[step : step + 5])
 
 
@@ -64,7 +71,7 @@ def test_a_run_continues_from_any_step(corpus, plan, registry, data_path):
 @pytest.mark.parametrize("micro_batch", [4, 8])
 def test_ranks_partition_the_same_global_batches(corpus, plan, registry, world, micro_batch):
     """Global batches of 32 samples: 32 / (micro_batch * world) micro-batches of each rank accumulate."""
-    reference = [corpus.read(row).key for _, rows in (plan.group_rows(m) for m in range(40)) for row in rows.tolist()]
+    reference = [corpus.read(row).key for m in range(40) for row in rows_of_group(corpus, plan, m)]
     accumulation = 32 // (micro_batch * world)
     ranks = [
         training_batches(corpus, plan, registry, micro_batch=micro_batch, rank=rank, world=world)
@@ -98,18 +105,22 @@ def test_a_micro_batch_is_of_one_session_or_mixed(corpus, plan, registry):
     assert [ids for batch in mixed for ids in batch.sample_ids] == ids
 
 
-def test_windows_are_the_plans_and_stay_inside_their_sample(corpus, plan, registry):
-    batches = take(training_batches(corpus, plan, registry, micro_batch=4, window_bins=5), 50)
-    rows = [int(row) for m in range(50) for row in plan.group_rows(m)[1]]
-    starts = set()
-    for number, row in enumerate(rows):
-        batch, i = batches[number // 4], number % 4
-        sample = corpus.read(row)
-        start = window_start(11, number, len(sample.signal_TC), 5)
-        np.testing.assert_array_equal(batch.signal_BTC[i], sample.signal_TC[start : start + 5].astype(np.int64))
-        assert batch.bin_mask_BT[i].all()
-        starts.add(start)
-    assert starts == set(range(8))
+def test_windows_are_the_plans_and_stay_inside_their_sample(corpus, cut_plan, registry):
+    batches = take(training_batches(corpus, cut_plan, registry, micro_batch=4), 50)
+    table = WindowTable(corpus, "train", 5)
+    seen = set()
+    for m, batch in enumerate(batches):
+        name, numbers = cut_plan.group_windows(m)
+        rows, bins, slots = table.find(name, numbers)
+        starts = window_starts(11, 4 * m, bins, slots, 5)
+        for i, (row, start) in enumerate(zip(rows.tolist(), starts.tolist())):
+            sample = corpus.read(row)
+            assert len(sample.signal_TC) == bins[i]
+            np.testing.assert_array_equal(batch.signal_BTC[i], sample.signal_TC[start : start + 5].astype(np.int64))
+            assert batch.sample_ids[i] == f"{sample.key}+{start}"
+            seen.add((int(bins[i]), int(slots[i]), start))
+        assert batch.bin_mask_BT.all()
+    assert seen == {(7, 0, s) for s in range(3)} | {(12, 0, s) for s in range(4)} | {(12, 1, s) for s in range(4, 8)}
 
 
 def test_only_the_split_that_was_planned_is_read(corpus, plan, registry):
@@ -139,9 +150,9 @@ def test_weights_by_session_subject_and_data_set(corpus):
 
 
 def test_a_session_without_samples_in_the_split_is_named(corpus, monkeypatch):
-    whole = Corpus.rows_of
+    whole = Corpus.bins_of
     monkeypatch.setattr(
-        Corpus, "rows_of", lambda self, name, split: whole(self, name, split)[: 0 if name == "b1" else 9]
+        Corpus, "bins_of", lambda self, name, split: whole(self, name, split)[: 0 if name == "b1" else 9]
     )
     with pytest.raises(ValueError, match=r"no valid samples \(b1\).*data\.exclude"):
         SamplePlan.from_corpus(corpus, "valid", seed=0, group=2)
@@ -151,7 +162,7 @@ def test_the_global_generators_are_left_alone(corpus, plan, registry):
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002  # type: ignore[index]
-    take(training_batches(corpus, plan, registry, micro_batch=4, window_bins=5), 3)
+    take(training_batches(corpus, plan, registry, micro_batch=4), 3)
     take(training_batches(corpus, plan, registry, micro_batch=4, workers=1), 1)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002  # type: ignore[index]
@@ -202,7 +213,7 @@ def test_pinning_without_a_device_is_no_problem(corpus, plan, registry, recwarn)
 
 
 def test_a_damaged_sample_stops_the_run_by_name_also_from_a_worker(corpus, plan, registry, monkeypatch):
-    corpus.datasets[0].index.signal_crc32[int(plan.group_rows(0)[1][1])] ^= 1
+    corpus.datasets[0].index.signal_crc32[rows_of_group(corpus, plan, 0)[1]] ^= 1
     for workers in (0, 1):
         with pytest.raises(DatasetError, match=r"shard-\d+\.tar: .*signal\.npy: the checksum does not fit") as caught:
             take(training_batches(corpus, plan, registry, micro_batch=4, workers=workers), 1)
@@ -237,18 +248,6 @@ def test_other_errors_are_left_as_they_are():
         raise RuntimeError("something else")
 
 
-def test_evaluation_gives_every_sample_once_in_order(corpus, registry):
-    batches = list(evaluation_batches(corpus, registry, "valid", batch_size=3, covariates=["position"]))
-    expected = [int(row) for name in ("a1", "a2", "b1") for row in corpus.rows_of(name, "valid")]
-    assert [ids for batch in batches for ids in batch.sample_ids] == [corpus.read(row).key for row in expected]
-    assert all(len(batch.session_B.unique()) == 1 and 1 <= len(batch) <= 3 for batch in batches)
-    assert {batch.covariates_BTK.shape[2] for batch in batches} == {2}
-    some = list(evaluation_batches(corpus, registry, "valid", ["b1"], window_bins=6))
-    assert {ids[:2] for batch in some for ids in batch.sample_ids} == {"b1"}
-    first = corpus.read(int(corpus.rows_of("b1", "valid")[0]))
-    np.testing.assert_array_equal(some[0].signal_BTC[0], first.signal_TC[:6])
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -256,7 +255,6 @@ def test_evaluation_gives_every_sample_once_in_order(corpus, registry):
         ({"micro_batch": 0}, "micro_batch is 0"),
         ({"micro_batch": 4, "samples_seen": 6}, "multiple of the plan's group of 4"),
         ({"micro_batch": 4, "rank": 2, "world": 2}, "rank 2 of 2"),
-        ({"micro_batch": 4, "window_bins": 0}, "window_bins is 0"),
         ({"micro_batch": 4, "covariates": ["sped"]}, "'sped'.*'speed'"),
     ],
 )
@@ -276,8 +274,8 @@ def test_a_model_that_lacks_a_session_is_refused_at_once(corpus, plan):
     assert list(evaluation_batches(corpus, known, "test", ["a1"]))
 
 
-def test_what_a_worker_gets_may_be_pickled(corpus, plan, registry):
+def test_what_a_worker_gets_may_be_pickled(corpus, cut_plan, registry):
     """As it must be where processes are spawned, not forked."""
-    source = MicroBatches(corpus, plan, Collate(corpus.sessions, registry), 4, window_bins=5)
+    source = MicroBatches(corpus, cut_plan, Collate(corpus.sessions, registry), 4)
     again = pickle.loads(pickle.dumps(source))
     assert_same([again[number] for number in (0, 4, 40)], [source[number] for number in (0, 4, 40)])

@@ -8,9 +8,9 @@ from typing import Any
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.launch import pretrain
 
-READS_BEFORE = 100
+READS_BEFORE = 8
 
-read = Corpus.read
+read = Corpus.read_block
 reads = 0
 
 
@@ -23,5 +23,5 @@ def read_until_the_disk_hangs(*arguments: Any, **options: Any) -> Any:
 
 
 if __name__ == "__main__":
-    Corpus.read = read_until_the_disk_hangs
+    Corpus.read_block = read_until_the_disk_hangs
     sys.exit(pretrain.main())

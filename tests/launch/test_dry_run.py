@@ -72,9 +72,8 @@ def test_epochs_and_sizes_are_those_of_the_data(data: Path) -> None:
     plan = opened.plan(config, "dynamics")
     assert costs.workload.longest_bins == 8
     assert costs.workload.mean_units == pytest.approx((5 + 8 + 11) / 3), "demo.yaml draws sessions alike"
-    rows = {name: len(plan.rows[name]) for name in plan.rows}
-    epochs = plan.epochs(200)
-    expected = (epochs["b1"] * rows["b1"] + epochs["b2"] * rows["b2"]) / (rows["b1"] + rows["b2"])
+    windows, epochs = plan.windows, plan.epochs(200)
+    expected = (epochs["b1"] * windows["b1"] + epochs["b2"] * windows["b2"]) / (windows["b1"] + windows["b2"])
     assert costs.stages[1].epochs == {"ann": pytest.approx(epochs["a1"]), "bob": pytest.approx(expected)}
 
 

@@ -9,7 +9,7 @@ import torch
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.corpus import Corpus
-from neurochorus.data_shards.loader import evaluation_batches
+from neurochorus.data_shards.evaluation import evaluation_batches
 from neurochorus.data_shards.recording import Recording, Segment, Unit
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.writer import write_dataset
