@@ -155,6 +155,9 @@ class Recipe:
             found.append(f"labels: there are no trials with the layout {signal.layout}")
         if signal.layout == "spike_times" and self.modality != "spikes":
             found.append("modality: spike times are spikes")
+        # an NWB series brings its own times, so that there are samples without a sampling section
+        if signal.reduce is not None and signal.sampling is None and self.importer != "nwb":
+            found.append("signal.reduce: there is nothing to reduce without sampling")
         if self.modality == "spikes" and signal.reduce == "mean":
             found.append("signal.reduce: a mean of spike counts is no count: set sum")
         if self.modality != "spikes" and self.units.min_rate is not None:

@@ -98,8 +98,6 @@ class SignalRecipe:
             found.append("unit_counts: not used with unit_index")
         if isinstance(self.time_scale, float) and not self.time_scale > 0:
             found.append(f"time_scale: {self.time_scale}; expected a positive number of seconds")
-        if self.reduce is not None and self.sampling is None:
-            found.append("reduce: there is nothing to reduce without sampling")
         if self.sampling is not None and self.bin_centers is not None:
             found.append("bin_centers: not used with sampling")
         return found

@@ -16,7 +16,7 @@ from h5py import h5o  # type: ignore[attr-defined]
 from neurochorus.data_shards.importers.source import ArrayView, KeyInfo, Source, refuse_bomb
 
 DEEPEST = 32  # groups within groups, and links to links
-MOST_STEPS = 10_000  # links on the way to one key: links to links could otherwise multiply without end
+MOST_STEPS = 256  # links on the way to one key: links to links could otherwise multiply without end
 OWN_FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # deflate, shuffle, fletcher32, szip, nbit, scale-offset, lzf: part of h5py
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError)
 
@@ -39,7 +39,10 @@ class Hdf5(Source):
     def keys(self) -> list[str]:
         """Return the paths of all data sets; those behind links out of the file are not among them."""
         if self._keys is None:
-            self._keys = list(self._walk(self._file, "", {self._identity(self._file)}))
+            try:
+                self._keys = list(self._walk(self._file, "", {self._identity(self._file)}))
+            except DAMAGE as error:
+                raise ValueError(f"{self.path}: damaged ({error}): is the file whole?") from None
         return self._keys
 
     def has(self, key: str) -> bool:
@@ -161,7 +164,10 @@ class Hdf5(Source):
                 "followed: copy the data into one file"
             )
         try:
-            return group.get(name) if isinstance(link, h5py.HardLink) else None
+            found = group.get(name) if isinstance(link, h5py.HardLink) else None
+            if isinstance(found, h5py.Dataset):
+                _ = found.shape, found.dtype, found.chunks  # a damaged header shows here
+            return found
         except DAMAGE as error:
             raise ValueError(f"{self.where(f'{done}/{name}'.strip('/'))}: damaged ({error})") from None
 
@@ -184,20 +190,24 @@ class Hdf5(Source):
 
     def _check_dataset(self, key: str, found: h5py.Dataset) -> None:
         """Refuse data of other files, filters that are not h5py's own, and claims of far more data than is stored."""
-        if found.is_virtual or found.external:
+        try:
+            elsewhere = found.is_virtual or found.external
+            properties, stored = found.id.get_create_plist(), found.id.get_storage_size()
+            filters = {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}
+        except DAMAGE as error:
+            raise ValueError(f"{self.where(key)}: damaged ({error}): is the file whole?") from None
+        if elsewhere:
             raise ValueError(
                 f"{self.where(key)}: its data lies in other files, which are not read: copy it into this one"
             )
         if found.shape is None:
             raise ValueError(f"{self.where(key)}: is an empty data set without a shape")
-        properties = found.id.get_create_plist()
-        filters = {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}
         if not filters <= OWN_FILTERS and "hdf5plugin" not in sys.modules:
             raise ValueError(
                 f"{self.where(key)}: is compressed with the HDF5 filter {max(filters - OWN_FILTERS)}, which h5py does "
                 "not have: repack the file with gzip (h5repack -f GZIP=4)"
             )
-        refuse_bomb(self.where(key), int(found.size or 0) * found.dtype.itemsize, found.id.get_storage_size())
+        refuse_bomb(self.where(key), int(found.size or 0) * found.dtype.itemsize, stored)
 
 
 class Guarded:

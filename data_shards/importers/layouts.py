@@ -15,6 +15,8 @@ from neurochorus.data_shards.importers.trials import Trials, read_trials
 from neurochorus.data_shards.importers.units import UnitTable
 from neurochorus.data_shards.recipe import Recipe
 
+MOST_BINS = 2**28  # three days of 1 ms: more is a wrong unit of time
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -74,7 +76,8 @@ def _spike_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable
     start_s = float(whole.starts_s[0])
     notes.facts |= {"binned": f"spike times counted in bins of {bin_s:.6g} s", "start_s": start_s}
     grid, pieces, trials = _cut(source, recipe, span, bin_s, notes)
-    kept_C, good_T = table.observed(kept_C, grid.centers(), bin_s)
+    centers_T = grid.centers()
+    kept_C, good_T = table.observed(kept_C, centers_T, bin_s)
     spikes_C, outside, first = tally(spikes, whole, grid)
     if outside and recipe.signal.outside == "refuse":
         raise ValueError(
@@ -87,7 +90,7 @@ def _spike_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable
     kept_C = table.too_slow(kept_C, spikes_C, grid.total * bin_s)
     notes.drop("spikes", "of units that are dropped", int(spikes_C[~kept_C].sum()))
     signal_TC = count_spikes(spikes, grid, kept_C)
-    return Layout(signal_TC, kept_C, pieces, good_T, grid.centers(), 0 if trials is None else trials.count)
+    return Layout(signal_TC, kept_C, pieces, good_T, centers_T, 0 if trials is None else trials.count)
 
 
 def _sample_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable, notes: Notes) -> Layout:
@@ -100,11 +103,12 @@ def _sample_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTabl
         "start_s": float(samples.clock.runs[0, 0]),
     }
     grid, pieces, trials = _cut(source, recipe, samples.clock.runs, bin_s, notes)
-    kept_C, good_T = table.observed(kept_C, grid.centers(), bin_s)
+    centers_T = grid.centers()
+    kept_C, good_T = table.observed(kept_C, centers_T, bin_s)
     signal_TC, filled_T = reduce_samples(samples, grid, kept_C, recipe.modality, how)
     notes.drop("bins", "no sample", int((~filled_T).sum()))
     good_T = filled_T if good_T is None else good_T & filled_T
-    return Layout(signal_TC, kept_C, pieces, good_T, grid.centers(), 0 if trials is None else trials.count)
+    return Layout(signal_TC, kept_C, pieces, good_T, centers_T, 0 if trials is None else trials.count)
 
 
 def _dense_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable, notes: Notes) -> Layout:
@@ -145,6 +149,11 @@ def _cut(
     grid = Grid.of(recorded if trials is None else trials.intervals, bin_s)
     if grid.total == 0:
         raise ValueError(f"{source.path}: no whole bin of {bin_s:.6g} s was recorded and observed: check the times")
+    if grid.total > MOST_BINS:
+        raise ValueError(
+            f"{source.path}: {grid.total} bins of {bin_s:.6g} s, from {grid.starts_s[0]:.6g} s on; at most {MOST_BINS} "
+            "are imported: check bin_s, start_s, stop_s and the unit of time"
+        )
     rows = [None] * len(grid.bins) if trials is None else [int(row) for row in trials.rows]
     ends = np.cumsum(grid.bins)
     pieces = [Piece(int(stop - bins), int(stop), row) for stop, bins, row in zip(ends, grid.bins, rows)]

@@ -5,6 +5,8 @@ become text, and cell arrays of vectors are ragged columns.
 """
 
 import math
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,8 @@ from neurochorus.data_shards.importers.source import KeyInfo, Source
 
 DEEPEST = 16  # structs within structs
 DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    NotImplementedError,
-    MatReadError,
-    EOFError,
-    KeyError,
-    IndexError,
-    MemoryError,
+    *(OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, EOFError, RuntimeError),
+    *(MemoryError, MatReadError, zlib.error, struct.error),
 )
 
 
@@ -149,13 +144,13 @@ def _fields(value: Any) -> list[str]:
 def _field(value: Any, field: str) -> Any:
     """Return a field of a struct; of an array of several structs, a cell array of the fields of all."""
     structs = list(value.reshape(-1)) if isinstance(value, np.ndarray) and value.dtype == object else [value]
-    if not structs or not all(field in _fields(struct) for struct in structs):
+    if not structs or not all(field in _fields(one) for one in structs):
         return None
     if len(structs) == 1:
         return getattr(structs[0], field)
     cells = np.empty(len(structs), dtype=object)
-    for number, struct in enumerate(structs):
-        cells[number] = getattr(struct, field)
+    for number, one in enumerate(structs):
+        cells[number] = getattr(one, field)
     return cells
 
 

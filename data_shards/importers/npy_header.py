@@ -1,6 +1,7 @@
 """What the header of a .npy says, checked against the bytes that there are, before any memory is taken for it."""
 
 import math
+import tokenize
 from typing import BinaryIO
 
 import numpy as np
@@ -19,7 +20,7 @@ def read_header(file: BinaryIO, size: int, where: str) -> tuple[tuple[int, ...],
         shape, _, dtype = reader(file, max_header_size=LONGEST_HEADER)
     except KeyError:
         raise ValueError(f"{where}: is an .npy of version {major}.{minor}; expected 1.0 or 2.0") from None
-    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise ValueError(f"{where}: damaged ({error}): is the file whole?") from None
     if dtype.hasobject:
         raise ValueError(

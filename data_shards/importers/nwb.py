@@ -1,6 +1,8 @@
 """NWB files as a source of arrays named by their paths; see nwb_keys.py for what the keys are."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +19,7 @@ IDS = {
     "identifier": "identifier",
 }
 "Short names for ids of a file, in which characters that our ids do not allow become _."
+INVALID = "intervals/invalid_times/start_time"
 
 
 class NwbSource(Source):
@@ -33,6 +36,9 @@ class NwbSource(Source):
             self.close()
             raise ValueError(f"{path}: groups contain each other without end: damaged, or made to harm") from None
 
+        if self.has(INVALID) and (count := self.info(INVALID).shape[0]):
+            self._file.note(f"intervals/invalid_times marks {count} stretches as not to be used; the recipe decides")
+
     def close(self) -> None:
         self._file.close()
 
@@ -47,18 +53,16 @@ class NwbSource(Source):
         return KeyInfo(key, entry.shape, entry.dtype, entry.note)
 
     def view(self, key: str, ndim: int | tuple[int, ...] | None = None) -> ArrayView:
-        try:
-            values = self._entry(key).view()
-        except ValueError as error:
-            raise ValueError(f"{self.where(key)}: {error}") from None
+        entry = self._entry(key)
+        with self._naming(key):
+            values = entry.view()
         self._check_dimensions(key, tuple(values.shape), ndim)
         return values
 
     def ragged(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            return self._entry(key).ragged()
-        except ValueError as error:
-            raise ValueError(f"{self.where(key)}: {error}") from None
+        entry = self._entry(key)
+        with self._naming(key):
+            return entry.ragged()
 
     def timing(self, key: str) -> Timing | None:
         """Return the times of a series' samples, or their rate and start; None for what is no series."""
@@ -89,15 +93,22 @@ class NwbSource(Source):
         return self._entries[self._full(self._existing(key))]
 
     def _read(self, key: str) -> np.ndarray:
-        try:
-            values = self._entry(key).read()
-        except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.where(key)}: {error}") from None
+        entry = self._entry(key)
+        with self._naming(key):
+            values = entry.read()
         if key in IDS:
             return np.array(self._clean_id(key, str(values.reshape(-1)[0]) if values.size else ""))
         if key.rsplit("/", 1)[-1] == "timestamps":
             self._note_odd_times(key, values)
         return values
+
+    @contextmanager
+    def _naming(self, key: str) -> Iterator[None]:
+        """Turn what reading a damaged array raises into a ValueError that names file and key."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError, KeyError, TypeError, MemoryError) as error:
+            raise ValueError(f"{self.where(key)}: {error or 'takes more memory than there is'}") from None
 
     def _clean_id(self, key: str, found: str) -> str:
         if not found.strip():

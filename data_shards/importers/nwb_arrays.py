@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from neurochorus.data_shards.importers.nwb_file import PICKLE_REASON, as_text
-from neurochorus.data_shards.importers.source import ArrayView
+from neurochorus.data_shards.importers.source import ArrayView, refuse_bomb
 
 LONGEST_ROW = 32  # values of a ragged column that may become the text of one label or unit column
 BOOKKEEPING = ("neurodata_type", "namespace", "object_id")
@@ -235,8 +235,12 @@ def _pickled(data: Any) -> bool:
 
 
 def _check_stored_inside(data: Any) -> None:
-    """Refuse arrays that are pickled, or whose values HDF5 would take from other files."""
+    """Refuse arrays that are pickled, whose values HDF5 would take from other files, or that claim absurd sizes."""
     if _pickled(data):
         raise ValueError(f"is pickled; {PICKLE_REASON}: write it again with another codec")
     if getattr(data, "external", None) or getattr(data, "is_virtual", False):
         raise ValueError("takes its values from other files, which are not read: copy them into this one")
+    kind = getattr(data, "dtype", None)
+    if isinstance(kind, np.dtype) and hasattr(data, "chunks"):
+        stored = data.id.get_storage_size() if hasattr(data, "id") else data.nbytes_stored
+        refuse_bomb("it", int(np.prod(data.shape, dtype=object)) * kind.itemsize, stored)

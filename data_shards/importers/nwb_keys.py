@@ -21,10 +21,13 @@ DEEPEST_TABLE = 2  # units point to electrodes, and those to their group; furthe
 
 def all_entries(file: NwbFile) -> dict[str, Entry]:
     """Return every array of a file by its key, in the order of the file."""
-    return dict(_group_entries(file, file.root, "", follow_links=True))
+    return dict(_group_entries(file, file.root, "", True, set()))
 
 
-def _group_entries(file: NwbFile, group: Any, path: str, follow_links: bool) -> Iterator[tuple[str, Entry]]:
+def _group_entries(
+    file: NwbFile, group: Any, path: str, follow_links: bool, seen: set[int]
+) -> Iterator[tuple[str, Entry]]:
+    """Yield the arrays in a group; groups in `seen`, by id, are left out: hard links could lead to them without end."""
     if "colnames" in group.attributes:
         yield from ((f"{path}{name}", entry) for name, entry in table_entries(file, group))
         return
@@ -39,8 +42,12 @@ def _group_entries(file: NwbFile, group: Any, path: str, follow_links: bool) -> 
     for name, item in children.items():
         if hasattr(item, "groups"):
             # links to groups are mostly to devices and planes; a series may be shared by two modules
-            if name not in linked or (follow_links and is_series(dict(file.children(item)))):
-                yield from _group_entries(file, item, f"{path}{name}/", follow_links and name not in linked)
+            shared = name in linked
+            if (shared and not (follow_links and is_series(dict(file.children(item))))) or id(item) in seen:
+                continue
+            if not shared:
+                seen.add(id(item))
+            yield from _group_entries(file, item, f"{path}{name}/", follow_links and not shared, seen)
         else:
             yield from ((f"{path}{key}", entry) for key, entry in _array_entries(file, name, item, None, 0))
 

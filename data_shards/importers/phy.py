@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neurochorus.data_shards.importers.npy import SINGLE, NpyArrays
 from neurochorus.data_shards.importers.phy_labels import cluster_labels
 from neurochorus.data_shards.importers.source import KeyInfo, Source
 
@@ -109,13 +110,10 @@ def sample_rate(path: Path) -> float:
 
 def _column(path: Path) -> np.ndarray:
     """Return a .npy file of whole numbers, one a spike, as int64; MATLAB writes them with a second axis of 1."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: is missing: a folder of Kilosort or phy has it") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as an .npy file ({error}): is it whole?") from None
+    if not path.is_file():
+        raise ValueError(f"{path}: is missing: a folder of Kilosort or phy has it")
+    values = np.asarray(NpyArrays(path).view(SINGLE))
     whole = values.dtype.kind in "iu" or (values.dtype.kind == "f" and (values == np.floor(values)).all())
-    if values.size != len(values.reshape(-1)) or values.ndim > 2 or 1 not in (values.ndim, *values.shape) or not whole:
+    if values.ndim > 2 or 1 not in (values.ndim, *values.shape) or not whole:
         raise ValueError(f"{path}: is {values.dtype} of shape {values.shape}; expected a whole number for each spike")
     return values.reshape(-1).astype(np.int64)

@@ -151,10 +151,14 @@ def _whole_bins(samples: Samples, grid: Grid, kept_C: np.ndarray) -> Iterator[tu
         if len(wanted) == 0:
             continue
         low, high = int(wanted[0]), int(wanted[-1]) + 1
-        values = samples.array.rows(start + low, start + high)[wanted - low][:, kept_C]
+        values = samples.array.rows(start + low, start + high)
+        values = values if len(wanted) == high - low else values[wanted - low]
+        values = values if kept_C.all() else values[:, kept_C]
         if values.dtype.kind not in "iufb":
             raise ValueError(f"{samples.array.where}: is of type {values.dtype}; expected numbers")
-        values = values.astype(np.float64) * samples.scale + samples.offset
+        values = values.astype(np.float64)
+        if (samples.scale, samples.offset) != (1.0, 0.0):
+            values = values * samples.scale + samples.offset
         bins = index[wanted]
         if held is not None:
             bins, values = np.concatenate([held[0], bins]), np.concatenate([held[1], values])

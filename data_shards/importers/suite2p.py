@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from neurochorus.data_shards.importers.npy import SINGLE, NpyArrays
 from neurochorus.data_shards.importers.source import ArrayView, KeyInfo, Source
 
 TRACES = {"F": "fluorescence", "Fneu": "fluorescence of the neuropil around", "spks": "deconvolved activity"}
@@ -151,10 +152,7 @@ def _plane_number(folder: Path, default: int) -> int:
 
 def _mapped(path: Path, ndim: int) -> np.ndarray:
     """Return a .npy file of numbers, left on disk."""
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as an .npy file of numbers ({error}): is it whole?") from None
+    values = np.asanyarray(NpyArrays(path).view(SINGLE))
     if values.ndim != ndim or values.dtype.kind not in "fiub":
         raise ValueError(f"{path}: is {values.dtype} of shape {values.shape}; expected numbers with {ndim} axes")
     return values

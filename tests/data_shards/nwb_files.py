@@ -1,5 +1,8 @@
 """NWB files that pynwb writes for the tests: every feature that the importer reads, in HDF5 and in Zarr."""
 
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
+# (pynwb makes its signatures and many of its methods when it is imported)
+
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path

@@ -184,8 +184,10 @@ def test_a_missing_id_says_what_to_do(copy: Path) -> None:
 
 def test_a_broken_cached_spec_does_not_matter(copy: Path) -> None:
     with h5py.File(copy, "r+") as file:
-        for name in list(file["specifications/core"]):
-            del file[f"specifications/core/{name}"]["nwb.base"]
+        core = file["specifications/core"]
+        assert isinstance(core, h5py.Group)
+        for version in list(core):
+            del file[f"specifications/core/{version}/nwb.base"]
     with NwbSource(copy) as source:
         assert len(source.ragged("units/spike_times")[1]) == 6
 
@@ -211,9 +213,26 @@ def test_bytes_are_text(copy: Path) -> None:
 )
 def test_a_damaged_index_is_refused(copy: Path, index: list[int], message: str) -> None:
     with h5py.File(copy, "r+") as file:
-        file["units/spike_times_index"][...] = index
+        stored = file["units/spike_times_index"]
+        assert isinstance(stored, h5py.Dataset)
+        stored[...] = index
     with NwbSource(copy) as source, pytest.raises(ValueError, match=f"spike_times': the index beside it {message}"):
         source.ragged("units/spike_times")
+
+
+def test_an_absurd_shape_is_refused(copy: Path) -> None:
+    with h5py.File(copy, "r+") as file:
+        del file["units/quality"]
+        file.create_dataset("units/quality", (10**15,), "f8", chunks=(1000,))
+    with NwbSource(copy) as source, pytest.raises(ValueError, match="units/quality': "):
+        source.array("units/quality")
+
+
+def test_times_marked_invalid_are_noted(copy: Path) -> None:
+    with h5py.File(copy, "r+") as file:
+        file.copy("intervals/rests", "intervals/invalid_times")
+    with NwbSource(copy) as source:
+        assert "intervals/invalid_times marks 2 stretches as not to be used; the recipe decides" in source.notes
 
 
 def test_other_files_are_not_read(copy: Path, hdf5: Path, tmp_path: Path) -> None:

@@ -102,13 +102,22 @@ def test_params_run_nothing(tmp_path: Path) -> None:
         ("spike_times.npy", TIMES[:5], "has 5 spikes but there are clusters for 8"),
         ("spike_times.npy", TIMES / 3, "expected a whole number for each spike"),
         ("spike_clusters.npy", np.ones((4, 2), dtype=int), "expected a whole number for each spike"),
-        ("spike_times.npy", np.array([{}], dtype=object), "cannot be read as an .npy file"),
+        ("spike_times.npy", np.array([{}], dtype=object), "holds Python objects"),
     ],
 )
 def test_damaged_arrays_are_named(tmp_path: Path, name: str, values: np.ndarray, message: str) -> None:
     folder = write_sorting(tmp_path)
     np.save(folder / name, values, allow_pickle=True)
     with pytest.raises(ValueError, match=message):
+        PhySource(folder)
+
+
+@pytest.mark.parametrize("shape", [b"(800000000000,), }", b"(8, 1            ("])
+def test_a_header_that_does_not_fit(tmp_path: Path, shape: bytes) -> None:
+    folder = write_sorting(tmp_path)
+    content = (folder / "spike_times.npy").read_bytes()
+    (folder / "spike_times.npy").write_bytes(content.replace(b"(8, 1), }".ljust(len(shape)), shape))
+    with pytest.raises(ValueError, match=r"spike_times\.npy.*damaged"):
         PhySource(folder)
 
 

@@ -15,7 +15,9 @@ generator = np.random.default_rng(0)
 def write_plane(folder: Path, rois: int, frames: int = FRAMES) -> dict[str, np.ndarray]:
     """Write a plane as suite2p does, with a pickled ops.npy; return its arrays."""
     folder.mkdir(parents=True)
-    arrays = {name: generator.normal(size=(rois, frames)).astype(np.float32) for name in ("F", "Fneu", "spks")}
+    arrays: dict[str, np.ndarray] = {
+        name: generator.normal(size=(rois, frames)).astype(np.float32) for name in ("F", "Fneu", "spks")
+    }
     arrays["iscell"] = np.stack([np.arange(rois) % 2, np.linspace(0, 1, rois)], axis=1)
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
@@ -78,7 +80,7 @@ def test_arrays_that_do_not_fit(tmp_path: Path) -> None:
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     write_plane(tmp_path / "plane0", 2)
     np.save(tmp_path / "plane0" / "F.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"F\.npy: cannot be read as an \.npy file of numbers"):
+    with pytest.raises(ValueError, match=r"F\.npy.* holds Python objects"):
         Suite2pSource(tmp_path)
 
 
