@@ -26,13 +26,21 @@ def allocate(shape: tuple[int, ...], dtype: str, where: str) -> np.ndarray:
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile(prefix="neurochorus-") as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a crash while writing
+            _reserve(file.fileno(), size)
         except (OSError, OverflowError) as error:
             raise ValueError(
                 f"{where}: the signal would be of shape {shape}, {size / 2**30:.3g} GiB, and {tempfile.gettempdir()} "
                 f"has no room for it ({error}): check bin_s and the unit of time, or set TMPDIR to a larger disk"
             ) from None
         return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the room on disk at once: a full disk is an error now, not a crash while writing."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)
 
 
 def blocks(rows: int, row_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:

@@ -21,7 +21,7 @@ NO_IDENTIFIER = re.compile(r"[^A-Za-z0-9_-]")
 class UnitTable:
     """The units of a file, in its order, before any is dropped; C counts them.
 
-    `described` is how many the columns describe, None without columns.
+    `described` is how many the columns describe (those of the recipe, or of its condition), None without any.
     """
 
     source: Source
@@ -47,6 +47,9 @@ class UnitTable:
 
     @property
     def described(self) -> int | None:
+        if not self.columns and self.recipe.where is not None:
+            names = Expression(self.recipe.where).names
+            return len(_column(self.source, self._key(names[0]), None)) if names else None
         return next((len(values) for values in self.columns.values()), None)
 
     def kept(self, count: int) -> np.ndarray:

@@ -16,6 +16,10 @@ TRIALS: dict[str, Any] = {
     "signal": {"layout": "trials", "key": "spikes"},
 }
 STRETCH = {"signal": {"layout": "continuous", "key": "x"}, "split": {"method": "blocks", "block_bins": 10}}
+SPIKES: dict[str, Any] = {
+    "signal": {"layout": "spike_times", "times": "t", "unit_index": "u"},
+    "split": {"method": "blocks", "block_bins": 10},
+}
 SYNTHETIC: dict[str, Any] = {
     "name": "made",
     "importer": "synthetic",
@@ -55,6 +59,39 @@ def test_every_recipe_that_we_ship_is_valid(path: Path) -> None:
         ({"covariates": {"a b": {"key": "v", "per": "bin"}}}, "covariates: 'a b'"),
         ({"synthetic": SYNTHETIC["synthetic"]}, "synthetic: not used by the npz importer"),
         (STRETCH | {"labels": {"x": {"key": "x"}}}, "labels: there are no trials"),
+        (STRETCH | {"trials": {"start": "a", "stop": "b"}}, "trials: bins have no times without"),
+        (
+            SPIKES | {"trials": {"start": "a", "stop": "b"}},
+            "split.method: blocks; .* cut into trials takes random or given",
+        ),
+        (SPIKES | {"trials": {"align": "a"}, "split": {}}, "trials.window_s: set it with align"),
+        (
+            SPIKES | {"trials": {"align": "a", "window_s": [1, 0]}, "split": {}},
+            "trials.window_s: .*first before the second",
+        ),
+        (SPIKES | {"trials": {"start": "a"}, "split": {}}, "trials.stop: missing"),
+        (SPIKES | {"units": {"where": "quality == good()"}}, "units.where: .* holds Call"),
+        (SPIKES | {"units": {"id_replace": "_"}}, "units.id_pattern, id_replace: there is no id to change"),
+        (SPIKES | {"signal": SPIKES["signal"] | {"unit_counts": "n"}}, "signal.unit_counts: not used with unit_index"),
+        (SPIKES | {"signal": SPIKES["signal"] | {"time_scale": 0}}, "signal.time_scale: 0"),
+        (
+            {"signal": {"layout": "trials", "key": "x", "sampling": {"rate": 5}}},
+            "signal.sampling: not used with the layout",
+        ),
+        ({"signal": {"layout": "trials", "split_keys": {"train": "x"}}}, "split.method: signal.split_keys says which"),
+        ({"signal": {"layout": "trials", "split_keys": {"dev": "x"}}}, "signal.split_keys: .*expected train"),
+        (
+            STRETCH | {"signal": {"layout": "continuous", "key": "x", "sampling": {"rate": 1, "times": "t"}}},
+            "signal.sampling.rate, times: set one of them",
+        ),
+        (
+            STRETCH | {"signal": {"layout": "continuous", "key": "x", "sampling": {"rate": 9}, "reduce": "mean"}},
+            "signal.reduce: a mean of spike counts is no count",
+        ),
+        ({"covariates": {"v": {"key": "v", "per": "event"}}}, "event needs signal.bin_centers or signal.sampling"),
+        ({"covariates": {"v": {"key": "v", "per": "bin", "rate": 3}}}, "covariates.v.rate: set it with per: time"),
+        ({"stem_pattern": "(?P<a"}, "stem_pattern: .*no regular expression"),
+        ({"importer": "csvv"}, "importer: "),
         (STRETCH | {"covariates": {"v": {"key": "v", "per": "trial"}}}, "covariates.v.per: there are no trials"),
     ],
 )
