@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from neurochorus.data_shards.importers import import_session, session_paths
 from neurochorus.data_shards.importers.openers import open_source
@@ -20,26 +21,23 @@ import by an older neurochorus are made again."""
 
 @dataclass(frozen=True)
 class ImportJob:
-    """One session to import: a file or folder inside `source`, or session `number` of a synthetic recipe."""
+    """One session to import: the file or folder `path`, or session `number` of a synthetic recipe.
+
+    `name` is the path inside the source, or the session's id; `recipe_hash` changes with anything in the recipe.
+    """
 
     recipe: Recipe
-    source: Path | None
+    recipe_hash: str
+    name: str
     path: Path | None
     number: int
-
-    @property
-    def name(self) -> str:
-        """The file's path inside the source, or the session's name."""
-        if self.path is None or self.source is None:
-            return session_names(self.recipe)[self.number][1]
-        return self.path.name if self.path == self.source else str(self.path.relative_to(self.source))
 
     def key(self) -> str:
         """Return 24 hex digits that change with the recipe and with name, size and time of the files."""
         files = [] if self.path is None else [self.path, *_files_below(self.path)]
         states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        identity = [PART_VERSION, settings_to_dict(self.recipe), self.number if self.path is None else None, states]
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+        identity = [PART_VERSION, self.recipe_hash, self.number if self.path is None else None, states]
+        return _hash(identity)[:24]
 
     def sha256(self) -> str | None:
         """Return the sha256 that a recording's provenance will hold; None for a synthetic session."""
@@ -57,12 +55,20 @@ class ImportJob:
 
 def import_jobs(recipe: Recipe, source: Path | None) -> list[ImportJob]:
     """Return a job for each session, in the order of the data set. ValueError when there are no files."""
+    recipe_hash = _hash(settings_to_dict(recipe))
     if recipe.importer == "synthetic":
         if source is not None:
             raise ValueError(f"recipe {recipe.name!r} is synthetic and reads no files: leave --source out")
-        return [ImportJob(recipe, None, None, number) for number in range(len(session_names(recipe)))]
+        names = [session for _, session in session_names(recipe)]
+        return [ImportJob(recipe, recipe_hash, name, None, number) for number, name in enumerate(names)]
     paths = session_paths(recipe, source)
-    return [ImportJob(recipe, source, path, number) for number, path in enumerate(paths)]
+    assert source is not None
+    names = [path.name if path == source else str(path.relative_to(source)) for path in paths]
+    return [ImportJob(recipe, recipe_hash, name, path, 0) for name, path in zip(names, paths)]
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _files_below(path: Path) -> Iterator[Path]:

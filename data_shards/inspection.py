@@ -194,7 +194,7 @@ def _odd_sisters(sessions: list[SessionInspection]) -> list[str]:
         if session.modality != "spikes" or len(all_rates) < 2 or near >= (len(all_rates) - 1) / 2:
             continue
         found.append(
-            f"{session.session_id}: its units fire {rate:.2f} spikes/s (median), those of the {len(all_rates)} sessions "
-            f"of {session.subject_id} {float(np.median(all_rates)):.2f}: other bins, units or a bad recording?"
+            f"{session.session_id}: its units fire {rate:.2f} spikes/s (median), those of the {len(all_rates)} "
+            f"sessions of {session.subject_id} {float(np.median(all_rates)):.2f}: other bins, units or a bad recording?"
         )
     return found

@@ -57,7 +57,7 @@ def _duplicates(recording: Recording) -> list[str]:
     """Pairs of units with the same counts, or nearly, in the bins that are compared."""
     counts_TC = _compared(recording.signal_TC)
     products_CC = (counts_TC.T @ counts_TC).toarray()
-    bins = counts_TC.shape[0]
+    bins = counts_TC.get_shape()[0]
     sums_C = np.asarray(counts_TC.sum(axis=0)).ravel()
     covariance_CC = products_CC - np.outer(sums_C, sums_C) / bins
     sd_C = np.sqrt(np.maximum(np.diag(covariance_CC), 1e-12))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from neurochorus.data_shards.importing import ImportReport, import_dataset
@@ -70,7 +70,7 @@ def _write(recipe: Recipe, options: Namespace) -> int:
             shard_bytes=options.shard_bytes,
             progress=advance,
         )
-    Console(width=None if sys.stdout.isatty() else WIDE).print(*import_tables(report))
+    _show(import_tables(report))
     print(f"{out}: {_totals(report)} in {time.monotonic() - started:.1f} s")
     for path in leftovers(out):
         print(f"note: {path} is left from an interrupted run: remove it unless another run is writing there")
@@ -88,8 +88,14 @@ def _inspect(recipe: Recipe, options: Namespace) -> int:
     extend = Path(options.out) if options.extend and options.out is not None else None
     with _progress_bar(recipe.name) as advance:
         found = inspect_source(recipe, _source(options), jobs=options.jobs, extend=extend, progress=advance)
-    Console(width=None if sys.stdout.isatty() else WIDE).print(*inspection_tables(found))
+    _show(inspection_tables(found))
     return 1 if found.failures else 0
+
+
+def _show(tables: list[RenderableType]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    for table in tables:
+        console.print(table)
 
 
 def _source(options: Namespace) -> Path | None:

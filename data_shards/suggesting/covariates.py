@@ -43,7 +43,9 @@ def _by_time(arrays: Arrays, guess: SignalGuess, section: Section, taken: set[st
         else:
             section.other(_name(seen.leaf), values, "a series of codes? interpolating them means nothing" + _note(seen))
     spoken_for = used | {seen.key for seen in series}
-    for times in [seen for seen in arrays.of("f", 1) if TIME.search(seen.leaf) and seen.key not in spoken_for]:
+    for times in [seen for seen in arrays.of("f", 1) if TIME.search(seen.leaf)]:
+        if times.key in spoken_for and times.key != guess.sample_times:
+            continue
         values = arrays.values(times)
         if times.rows < 20 or not np.all(np.diff(values) >= 0) or _of_series(times, series):
             continue

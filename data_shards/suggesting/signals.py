@@ -23,7 +23,8 @@ DEFAULT_BIN_S = 0.02
 
 @dataclass
 class SignalGuess:
-    """`used` are keys that are spoken for; `span_s` is from when to when there is signal, where known."""
+    """`used` are keys that are spoken for; `span_s` is how long it is, and `sample_times` the key of its times, where
+    known."""
 
     section: Section
     modality: str
@@ -35,6 +36,7 @@ class SignalGuess:
     trials: int | None = None
     bins: int | None = None
     span_s: float | None = None
+    sample_times: str | None = None
     used: set[str] = field(default_factory=set)
     given_splits: bool = False
 
@@ -291,6 +293,7 @@ def _about_samples(guess: SignalGuess, arrays: Arrays, bins: int, rate: float | 
         step, why = float(np.median(np.diff(arrays.values(times[0])))), f"the step of {times[0].key}"
         guess.section.add("sampling", {"times": times[0].key}, "as many rising times as there are samples")
         guess.used.add(times[0].key)
+        guess.sample_times = times[0].key
     elif rates:
         step, why = 1 / float(arrays.scalar(rates[0])), f"{rates[0].key}"
         guess.section.add("sampling", {"rate": {"key": rates[0].key}}, "a scalar with the name of a rate, per second")
