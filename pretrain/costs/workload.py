@@ -10,6 +10,7 @@ from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.recording import unit_hash
 from neurochorus.data_shards.remote import is_url
+from neurochorus.data_shards.unit_columns import UnitColumns
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.training_data import TrainingData
 
@@ -82,10 +83,10 @@ def _assumed_workload(config: RunConfig, assumed: Assumed) -> Workload:
             modality="spikes",
             bin_s=ASSUMED_BIN_S,
             unit_hash=unit_hash(ids),
-            units=[{"unit_id": unit, "region": ""} for unit in ids],
+            units=UnitColumns({"unit_id": ids, "region": [""] * assumed.units}),
             covariates={},
-            unit_mean=[0.1] * assumed.units,
-            unit_sd=[0.3] * assumed.units,
+            unit_mean=np.full(assumed.units, 0.1),
+            unit_sd=np.full(assumed.units, 0.3),
             train_bins=1,
             provenance={},
         )

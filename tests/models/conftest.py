@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.recording import unit_hash
 from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.unit_columns import UnitColumns
 from neurochorus.models import (
     AutoencoderConfig,
     DynamicsConfig,
@@ -28,10 +30,10 @@ def entry(session_id: str, subject_id: str, units: int, modality: str = "spikes"
         modality=modality,  # type: ignore[arg-type]
         bin_s=0.01,
         unit_hash=unit_hash(ids),
-        units=[{"unit_id": name, "region": ""} for name in ids],
+        units=UnitColumns({"unit_id": ids, "region": [""] * units}),
         covariates={},
-        unit_mean=[0.1 + 0.05 * number for number in range(units)],
-        unit_sd=[0.4] * units,
+        unit_mean=0.1 + 0.05 * np.arange(units),
+        unit_sd=np.full(units, 0.4),
         train_bins=1000,
         provenance={},
     )
