@@ -16,7 +16,8 @@ import numpy as np
 from neurochorus.data_shards.checksum import crc32
 from neurochorus.data_shards.dataset_error import DatasetError
 from neurochorus.data_shards.files import data_files, whole_or_raise
-from neurochorus.data_shards.manifest import SessionEntry
+from neurochorus.data_shards.index import Index
+from neurochorus.data_shards.manifest import Manifest, SessionEntry
 from neurochorus.data_shards.members import (
     COVARIATES_MEMBER,
     META_MEMBER,
@@ -58,11 +59,8 @@ class ShardDataset:
         self.files = data_files(path, manifest_hash)
         self.path = self.files.place
         try:
-            self.manifest = self.files.manifest()
+            self.manifest, self.index = self._tables(manifest_hash)
             self.manifest_hash = self.manifest.hash()
-            if manifest_hash is not None and self.manifest_hash != manifest_hash:
-                raise DatasetError(f"{self.path}: was written anew while in use: start again")
-            self.index = self.files.index(self.manifest)
         except DatasetError:
             raise
         except ValueError as error:
@@ -87,6 +85,19 @@ class ShardDataset:
             groups[self._rows_by_group], np.arange(len(self.manifest.sessions) * len(SPLITS) + 1)
         )
         self._open_shards: OrderedDict[int, BinaryIO] = OrderedDict()
+
+    def _tables(self, manifest_hash: str | None) -> tuple[Manifest, Index]:
+        """Manifest and index, read once more where the data set was extended between the two."""
+        manifest = self.files.manifest()
+        if manifest_hash is not None and manifest.hash() != manifest_hash:
+            raise DatasetError(f"{self.path}: was written anew while in use: start again")
+        try:
+            return manifest, self.files.index(manifest)
+        except ValueError:
+            newer = self.files.manifest()
+            if newer.hash() == manifest.hash():
+                raise
+            return newer, self.files.index(newer)
 
     def __len__(self) -> int:
         """Samples of all sessions and splits."""

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from neurochorus.data_shards.importing import ImportReport, import_dataset
 from neurochorus.data_shards.inspection import inspect_source
 from neurochorus.data_shards.recipe import Recipe, read_recipe
+from neurochorus.data_shards.remote import is_url
 from neurochorus.data_shards.staging import leftovers, working_directory
 from neurochorus.data_shards.suggesting import suggest_recipe
 from neurochorus.data_shards.writer import SHARD_BYTES
@@ -58,6 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _write(recipe: Recipe, options: Namespace) -> int:
     if options.out is None:
         raise ValueError("name the data set directory to make (--out DIR), or add --dry-run")
+    if is_url(options.out):
+        raise ValueError(
+            f"{options.out}: a data set is written to a directory: choose one, then copy it whole to there"
+        )
     out, started = Path(options.out), time.monotonic()
     with _progress_bar(recipe.name) as advance:
         report = import_dataset(

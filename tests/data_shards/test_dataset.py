@@ -138,6 +138,21 @@ def test_a_pickled_reader_opens_again_and_notices_another_data_set(copy, data_pa
         pickle.loads(data)
 
 
+def test_a_data_set_that_is_extended_while_it_is_opened(copy, monkeypatch):
+    before = Manifest.load(copy)
+    after = dataclasses.replace(before, name="extended")
+    columns = {column: getattr(ShardDataset(copy).index, column) for column in COLUMN_DTYPES}
+    Index(after.hash(), **columns).save(copy / "index.npz")
+    after.save(copy / "manifest.json")
+    read = [before]
+    load = Manifest.load
+    monkeypatch.setattr(Manifest, "load", lambda path: read.pop() if read else load(path))
+    assert ShardDataset(copy).manifest.name == "extended"
+    read += [before, before]
+    with pytest.raises(DatasetError, match="belongs to another data set"):
+        ShardDataset(copy)
+
+
 def test_only_so_many_shards_stay_open(data_path, monkeypatch):
     monkeypatch.setattr("neurochorus.data_shards.dataset.MAX_OPEN_SHARDS", 1)
     dataset = ShardDataset(data_path)

@@ -144,6 +144,13 @@ def test_shard_reports_what_is_wrong(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_data_set_is_not_written_to_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shard.main(["--recipe", str(RECIPES / "demo.yaml"), "--out", "s3://bucket/data"]) == 1
+    assert "is written to a directory" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_shard_mentions_what_an_interrupted_run_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".data.partial-0").mkdir()
     make_demo(tmp_path / "data")
