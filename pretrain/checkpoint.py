@@ -164,7 +164,10 @@ class Checkpoints:
         kept = self.retention.kept([(p.step, p.score) for p in map(read_position, complete_checkpoints(self.folder))])
         for old in complete_checkpoints(self.folder):
             if step_of(old) not in kept:
-                self._remove(old)
+                try:
+                    self._remove(old)
+                except OSError as error:  # protected by somebody: no reason to end a run that has just saved
+                    self.say(f"{old}: cannot be removed ({error.strerror}), and stays")
 
     def _remove(self, checkpoint: Path) -> None:
         """Take a checkpoint away whole: a kill half-way leaves nothing that bears its name."""

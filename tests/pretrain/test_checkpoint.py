@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import resource
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -90,6 +91,23 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"], "the partial one still takes up room"
     save(tmp_path, 10)
     assert names(tmp_path) == ["step_00000005", "step_00000010"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_end_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that somebody has made immutable: each save after it used to end the run, though it had saved."""
+    replace_file = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source).name == "step_00000001":
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    save(tmp_path, 1, 2, 3, keep=1)
+    assert names(tmp_path) == ["step_00000001", "step_00000003"]
+    assert "step_00000001: cannot be removed (Operation not permitted), and stays" in capsys.readouterr().out
 
 
 def test_cut_checkpoints_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
