@@ -139,7 +139,7 @@ class Checkpoints:
                 shutil.rmtree(self.folder / _unfinished(name), ignore_errors=True)
             raise OSError(
                 f"{self.folder / name}: could not be written ({error}); the checkpoints before it are untouched: make "
-                "room, or the folder writable, and run the same command again"
+                "room, or the folder writable, or end another run in it, and run the same command again"
             ) from None
 
     def _clear(self) -> None:

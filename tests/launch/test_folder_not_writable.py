@@ -54,9 +54,8 @@ def test_a_folder_that_may_not_be_written_costs_nothing_but_time(work: Path, wri
     (error,) = {line for line in result.stderr.splitlines() if line.startswith("error: ")}  # on a busy machine twice
     assert f"{folder / 'step_00000004'}: could not be written (rank 0: " in error
     assert "Permission denied" in error
-    assert error.endswith(
-        "the checkpoints before it are untouched: make room, or the folder writable, and run the same command again"
-    )
+    assert "the checkpoints before it are untouched: make room, or the folder writable" in error
+    assert error.endswith("and run the same command again")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     folder.chmod(0o755)
     result = pretrain(work, name, behind)
