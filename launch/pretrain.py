@@ -19,6 +19,7 @@ from neurochorus.data_shards.settings import read_settings
 from neurochorus.launch.checking import check
 from neurochorus.launch.demo_data import ensure_demo_data
 from neurochorus.launch.dry_run import add_dry_run, run_dry
+from neurochorus.launch.options import overrides_last
 from neurochorus.launch.training import run_training
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
@@ -29,7 +30,7 @@ DEMO = Path(__file__).resolve().parent / "configs" / "demo.yaml"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(overrides_last(sys.argv[1:] if arguments is None else arguments))
 
     def train(config: RunConfig, ranks: Ranks) -> Path | None:
         if options.config is None:

@@ -9,10 +9,14 @@ files have not the sizes and checksums listed there, is never resumed from.
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 from neurochorus.pretrain.checkpoint_files import Sums, damaged_files, sum_of
 from neurochorus.pretrain.distributed import Ranks
@@ -36,31 +40,51 @@ SET_ASIDE = "not_used_"
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A checkpoint whose files this rank is writing, or has written."""
+
+    name: str
+    position: Position
+    files: Future[Sums]
+
+
 class Checkpoints:
     """The checkpoints of one stage of a run."""
 
     def __init__(self, folder: Path, retention: Retention, ranks: Ranks, say: Callable[[str], None]):
         self.folder, self.retention, self.ranks, self.say = folder, retention, ranks, say
+        self._begun: Begun | None = None
 
-    def save(self, engine: Engine, position: Position) -> None:
+    def save(self, engine: Engine, position: Position, behind: bool = False) -> None:
         """Write a checkpoint (all ranks), then remove those that need not stay.
 
-        Raises OSError, on all ranks, when one of them cannot write; the checkpoints already there are untouched.
+        With `behind` it is only begun: it is one after `finish`, which the next `save` waits for too. Raises OSError,
+        on all ranks, when one of them cannot write; the checkpoints already there are untouched.
         """
+        self.finish()
         name = f"step_{position.step:08d}"
-        saving = self.folder / f".saving-{name}"
-        try:
+        with self._whole_or_nothing(name):
             self._together(lambda: self._clear() if self.ranks.first else None)
-            sums = self._together(lambda: engine.save(str(self.folder), saving.name))
-            listed = {path: sum for part in sums for path, sum in part.items()}
-            self._together(lambda: self._complete(saving, name, position, listed) if self.ranks.first else None)
-        except OSError as error:
-            if self.ranks.first:
-                shutil.rmtree(saving, ignore_errors=True)
-            raise OSError(
-                f"{self.folder / name}: could not be written ({error}); the checkpoints before it are untouched: make "
-                "room, or the folder writable, and run the same command again"
-            ) from None
+        self._begun = Begun(name, position, engine.save(str(self.folder), _unfinished(name), behind))
+        if not behind:
+            self.finish()
+
+    def written(self) -> bool:
+        """Whether a checkpoint was begun, and all ranks have come to an end with their files. All must call it."""
+        if self._begun is None:
+            return False
+        busy = torch.tensor(float(not self._begun.files.done()))
+        return not self.ranks.sum(busy)
+
+    def finish(self) -> None:
+        """Make a checkpoint of what was begun, if anything was (all ranks). Raises OSError as `save` does."""
+        if self._begun is None:
+            return
+        begun, self._begun = self._begun, None
+        with self._whole_or_nothing(begun.name):
+            listed = {path: sum for part in self._together(begun.files.result) for path, sum in part.items()}
+            self._together(lambda: self._complete(begun, listed) if self.ranks.first else None)
 
     def resume(
         self, engine: Engine, fingerprint: Fingerprint, zero_stage: int, asked: Path | None = None
@@ -105,19 +129,33 @@ class Checkpoints:
             raise OSError("; ".join(failures))
         return [found for found in outcomes if not isinstance(found, OSError)]
 
+    @contextmanager
+    def _whole_or_nothing(self, name: str) -> Iterator[None]:
+        """Remove what there is of a new checkpoint when one of the ranks cannot write, and say so."""
+        try:
+            yield
+        except OSError as error:
+            if self.ranks.first:
+                shutil.rmtree(self.folder / _unfinished(name), ignore_errors=True)
+            raise OSError(
+                f"{self.folder / name}: could not be written ({error}); the checkpoints before it are untouched: make "
+                "room, or the folder writable, or end another run in it, and run the same command again"
+            ) from None
+
     def _clear(self) -> None:
         """Make the folder, and remove what a killed run left half-written or half-removed in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".*-step_*"):
             shutil.rmtree(left, ignore_errors=True)
 
-    def _complete(self, saving: Path, name: str, position: Position, sums: Sums) -> None:
+    def _complete(self, begun: Begun, sums: Sums) -> None:
+        saving, name = self.folder / _unfinished(begun.name), begun.name
         # a network file system may show the files of other nodes late
         files = {os.path.relpath(path, saving): found for path, found in sums.items()}
         others = {os.path.relpath(path, saving): path for path in saving.rglob("*") if path.is_file()}
-        files |= {name: sum_of(path) for name, path in others.items() if name not in files}
+        files |= {file: sum_of(path) for file, path in others.items() if file not in files}
         with (saving / COMPLETE).open("w") as handle:
-            json.dump({**asdict(position), "files": files}, handle, indent=1)
+            json.dump({**asdict(begun.position), "files": files}, handle, indent=1)
             handle.flush()
             os.fsync(handle.fileno())
         self._remove(self.folder / name)
@@ -126,7 +164,10 @@ class Checkpoints:
         kept = self.retention.kept([(p.step, p.score) for p in map(read_position, complete_checkpoints(self.folder))])
         for old in complete_checkpoints(self.folder):
             if step_of(old) not in kept:
-                self._remove(old)
+                try:
+                    self._remove(old)
+                except OSError as error:  # protected by somebody: no reason to end a run that has just saved
+                    self.say(f"{old}: cannot be removed ({error.strerror}), and stays")
 
     def _remove(self, checkpoint: Path) -> None:
         """Take a checkpoint away whole: a kill half-way leaves nothing that bears its name."""
@@ -152,6 +193,10 @@ class Checkpoints:
                 aside = path.with_name(SET_ASIDE + path.name)
                 shutil.rmtree(aside, ignore_errors=True)
                 os.replace(path, aside)
+
+
+def _unfinished(name: str) -> str:
+    return f".saving-{name}"
 
 
 def _sync(folder: Path) -> None:

@@ -186,6 +186,10 @@ class CheckpointSection:
     """Also keep, for good, those whose step is a multiple of this; null: none."""
     best: bool = False
     """Also keep the one with the best score on validation data."""
+    write_behind: bool = False
+    """Train on while a checkpoint is written, from a copy in host memory of all that a rank saves. It is one once it is
+    whole, some steps later: a kill before then goes back to the one before it. The last one of a stage, or at a stop,
+    is waited for."""
 
     def problems(self) -> list[str]:
         found = [] if self.every >= 1 and self.keep >= 1 else ["every: expected 1 or more, and keep 1 or more"]

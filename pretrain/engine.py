@@ -6,6 +6,7 @@ model's type. Weights, gradients and optimizer state are float32; bf16 is autoca
 
 import math
 import pickle
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +145,18 @@ class Engine:
         with deepspeed.zero.GatheredParameters(list(module.parameters())):
             return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
-    def save(self, folder: str, tag: str) -> Sums:
-        """Write a checkpoint, with the average of the weights; returns size and CRC-32 of this rank's files, by path.
+    def save(self, folder: str, tag: str, behind: bool = False) -> Future[Sums]:
+        """Write a checkpoint, with the average of the weights: size and CRC-32 of this rank's files, by path.
 
-        All ranks must call it. Raises OSError where this rank could not write; the others are not held up by it.
+        With `behind` they are still being written when it returns, but what is trained on from here is not in them.
+        All ranks must call it. What comes back holds an OSError where this rank could not write; the others are not
+        held up by it.
         """
+        self._writer.behind = behind
         self.engine.save_checkpoint(folder, tag=tag, client_state={PARAMETERS: self.names}, save_latest=False)
         if self.average is not None:
             self._writer.save(self.average.state(), str(Path(folder, tag, f"average_rank_{self._rank:05d}.pt")))
-        if self._writer.failure is not None:
-            raise self._writer.failure
-        return self._writer.sums
+        return self._writer.finish()
 
     def load(self, folder: str, tag: str, same_layout: bool = True) -> None:
         """Load weights and optimizer state; without `same_layout` those of other ranks or another ZeRO stage.

@@ -109,7 +109,15 @@ def _train(
         order.check(step)
         seen += config.train.global_batch
         loss, own_loss = float(sums["loss"]), float(sums.pop("own_loss"))
-        trouble.judge(Step(step + 1, loss, own_loss, engine.step_applied, micro_batches))
+        if checkpoints.written():
+            hang.at(f"{stage.name} step {step + 1}: completing a checkpoint")
+            with run.watch.timed("checkpoint"):
+                checkpoints.finish()
+        try:
+            trouble.judge(Step(step + 1, loss, own_loss, engine.step_applied, micro_batches))
+        except FloatingPointError:
+            checkpoints.finish()
+            raise
         last, scores = step + 1 == run.section.steps, {}
         if validation is not None and ((step + 1) % (config.evaluation.every or 1) == 0 or last):
             hang.at(f"{stage.name} step {step + 1}: evaluating")
@@ -117,13 +125,12 @@ def _train(
                 scores = validation.scores(engine)
         norm = engine.gradient_norm
         run.watch.step(stage.name, step + 1, seen, sums, rate, norm, waited, scores, run.sources, run.drawn)
-        if (step + 1) % config.checkpoint.every == 0 or last or stop_wanted:
+        if (step + 1) % kept.every == 0 or last or stop_wanted:
             hang.at(f"{stage.name} step {step + 1}: saving a checkpoint")
             with run.watch.timed("checkpoint"):
                 identity = (ranks.world, config.zero.stage, run.fingerprint)
-                checkpoints.save(
-                    engine, Position(step + 1, seen, *identity, trouble.state, scores.get("validation_loss"))
-                )
+                position = Position(step + 1, seen, *identity, trouble.state, scores.get("validation_loss"))
+                checkpoints.save(engine, position, behind=kept.write_behind and not (last or stop_wanted))
         if stop_wanted and not last:
             raise StoppedEarly(
                 f"{stage.name} stopped at step {step + 1}: {run.stop.reason or 'another rank was asked'}", ranks.first

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -112,8 +112,7 @@ class Watch:
             **({} if drawn is None else drawn.after(samples_seen)),
         }
         self._seconds = {}
-        assert self._file is not None
-        self._file.write(json.dumps(line) + "\n")
+        self._write(line)
         for sink in self._sinks:
             sink.write(stage, line)
         self._progress.show(line)
@@ -137,6 +136,18 @@ class Watch:
             self._file.close()
         for sink in self._sinks:
             sink.close(exit_code)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        file, self._file = self._file, None  # of one that failed, closing would fail too, and say less
+        assert file is not None
+        try:
+            file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OSError(
+                f"{file.name}: cannot be written ({error.strerror}); the checkpoints are untouched: make room and run "
+                "the same command again"
+            ) from None
+        self._file = file
 
     def _peak_tflops(self, device: torch.device) -> float:
         stated = self._config.watch.peak_tflops

@@ -55,6 +55,16 @@ def test_hours_are_work_over_speed() -> None:
     assert stage.hours == pytest.approx(flops / (8 * 100e12 * 0.25) / 3600)
 
 
+def test_settings_may_stand_around_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those after an option used to be "unrecognized arguments"."""
+    words = ["data.path=nowhere", "--config", str(CONFIGS / "presets/small.yaml"), "zero.stag=3", "--dry-run"]
+    assert pretrain.main([*words, "run.dir=nowhere", "train.globl_batch=1"]) == 1
+    said = capsys.readouterr().err
+    assert "zero.stag: unknown key" in said
+    assert "train.globl_batch: unknown key" in said
+    assert "2 problems" in said
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dry") / "data"

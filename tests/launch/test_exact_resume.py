@@ -67,10 +67,11 @@ def test_a_run_that_was_killed_and_stopped_is_the_same_bit_for_bit(work: Path) -
 
 
 @pytest.mark.slow
-def test_the_flow_head_too(work: Path) -> None:
+def test_the_flow_head_with_checkpoints_written_behind(work: Path) -> None:
     overrides = ["model.head=flow", "autoencoder.steps=4", "zero.stage=3", "zero.persistence_threshold=0"]
     straight, broken = (arguments(work, name, *overrides) for name in ("flow_straight", "flow_broken"))
     finish(work, "flow_straight", straight)
+    broken.append("checkpoint.write_behind=true")
     kill_and_stop(work, "flow_broken", broken, "dynamics")
     finish(work, "flow_broken", broken)
     compare(work, "flow_straight", "flow_broken")

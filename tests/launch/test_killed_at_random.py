@@ -75,7 +75,8 @@ def test_killed_at_random(work: Path) -> None:
     chance, struck = random.Random(SEED), []
     shared_before = set(os.listdir("/dev/shm"))
     while len(struck) < KILLS:
-        with disturbed(work / "killed", 2, PORT, arguments(work, "killed")) as run:
+        behind = f"checkpoint.write_behind={chance.choice(('true', 'false'))}"
+        with disturbed(work / "killed", 2, PORT, [*arguments(work, "killed"), behind]) as run:
             assert wait_for_a_moment(run, chance), f"ended after {len(struck)} kills: {run.output[-4000:]}"
             struck.append(strike(run, chance))
             run.end()

@@ -45,7 +45,7 @@ def averages_on_ranks(folder: Path) -> list[dict[str, bool | float]]:
             average, plain = engine.state_dict(), engine._weights()
             tag = f"zero_{zero_stage}"
             (folder / tag).mkdir(parents=True, exist_ok=True)
-            sums = engine.save(str(folder), tag)
+            sums = engine.save(str(folder), tag).result()
             train(engine, ranks, range(4, 6))
             after = engine.state_dict()
             engine.close()

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import os
 import resource
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +32,16 @@ class FakeEngine:
         self.fail = fail
         self.loaded: tuple[str, bool] | None = None
 
-    def save(self, folder: str, tag: str) -> Sums:
-        place = Path(folder) / tag
+    def save(self, folder: str, tag: str, behind: bool = False) -> Future[Sums]:
+        place, files = Path(folder) / tag, Future()
         place.mkdir()
         (place / "weights.pt").write_bytes(b"w" * 100)
         if self.fail:
-            raise OSError(28, "No space left on device")
-        (place / "optimizer.pt").write_bytes(b"o" * 50)
-        return {str(place / "weights.pt"): sum_of(place / "weights.pt")}
+            files.set_exception(OSError(28, "No space left on device"))
+        else:
+            (place / "optimizer.pt").write_bytes(b"o" * 50)
+            files.set_result({str(place / "weights.pt"): sum_of(place / "weights.pt")})
+        return files
 
     def load(self, folder: str, tag: str, same_layout: bool) -> None:
         self.loaded = tag, same_layout
@@ -87,6 +91,23 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"], "the partial one still takes up room"
     save(tmp_path, 10)
     assert names(tmp_path) == ["step_00000005", "step_00000010"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_end_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that somebody has made immutable: each save after it used to end the run, though it had saved."""
+    replace_file = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source).name == "step_00000001":
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    save(tmp_path, 1, 2, 3, keep=1)
+    assert names(tmp_path) == ["step_00000001", "step_00000003"]
+    assert "step_00000001: cannot be removed (Operation not permitted), and stays" in capsys.readouterr().out
 
 
 def test_cut_checkpoints_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,17 +203,24 @@ def small_files() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_the_writer_keeps_the_error_of_a_full_disk(tmp_path: Path, small_files: int) -> None:
-    from neurochorus.pretrain.checkpoint_writer import CheckpointWriter
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_writer_keeps_the_error_of_a_full_disk(tmp_path: Path, small_files: int, behind: bool) -> None:
+    from neurochorus.pretrain.checkpoint_writer import CheckpointCommitInfo, CheckpointWriter
 
     writer, path = CheckpointWriter(), tmp_path / "weights.pt"
+    writer.behind = behind
     writer.save({"w": torch.arange(10.0)}, str(path))
-    assert writer.failure is None
-    assert damaged_files(tmp_path, {"weights.pt": writer.sums[str(path)]}) == []
+    assert path.exists() != behind
+    assert damaged_files(tmp_path, {"weights.pt": writer.finish().result()[str(path)]}) == []
     assert torch.equal(writer.load(str(path))["w"], torch.arange(10.0))
     writer.save({"w": torch.zeros(small_files)}, str(tmp_path / "large.pt"))
-    assert writer.failure is not None
-    assert writer.failure.errno == errno.EFBIG
-    assert str(tmp_path / "large.pt") in str(writer.failure)
+    writer.save({"w": torch.zeros(1)}, str(tmp_path / "after.pt"))
+    failure = writer.finish().exception()
+    assert isinstance(failure, OSError)
+    assert failure.errno == errno.EFBIG
+    assert str(tmp_path / "large.pt") in str(failure)
+    assert not (tmp_path / "after.pt").exists()
     writer.makedirs("/proc/nothing")
-    assert writer.failure.errno == errno.EFBIG, "the first error is the one to tell"
+    assert writer.finish().exception() is failure, "the first error is the one to tell"
+    writer.create(CheckpointCommitInfo("next", str(tmp_path), False))
+    assert writer.finish().result() == {}

@@ -151,6 +151,16 @@ def test_a_line_has_all_that_was_measured(tmp_path: Path) -> None:
     assert seventh["loss_by_session"] == {"a_s1": 0.25}
 
 
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    """It used to be "No space left on device" and no more."""
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    watch = Watch(run_config(), tmp_path, first=True)
+    watch.begin("dynamics", 0, 1)
+    with pytest.raises(OSError, match=r"metrics.jsonl: cannot be written \(No space left on device\)"):
+        watch.step("dynamics", 1, 8, {"loss": torch.tensor(1.0), "bins": torch.tensor(8.0)}, 1e-3, 1.0, 0.0)
+    watch.close(1)
+
+
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:
     watch, sources = Watch(run_config(), tmp_path, first=False), SourceLosses("session", REGISTRY, ONE_RANK)
     watch.begin("autoencoder", 0, 8)
