@@ -4,6 +4,7 @@ import fnmatch
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -82,9 +83,7 @@ class Manifest:
 
     def problems(self) -> list[str]:
         ids = [entry.session_id for entry in self.sessions]
-        found = [
-            f"sessions: {name!r} is listed twice" for name in sorted({name for name in ids if ids.count(name) > 1})
-        ]
+        found = [f"sessions: {name!r} is listed twice" for name, count in sorted(Counter(ids).items()) if count > 1]
         for shard in self.shards:
             if Path(shard.file).name != shard.file:
                 found.append(f"shards: {shard.file!r} is not a plain file name inside the data set directory")
