@@ -106,7 +106,7 @@ def _stacked(
     out_NTC = _BUFFERS.empty(shape, dtype)
     if cut.ragged:
         out_NTC.fill(fill)
-    out = memoryview(out_NTC.reshape(-1).view(np.uint8))
+    out = out_NTC.reshape(-1).view(np.uint8).data
     line, stride = columns * out_NTC.itemsize, shape[1] * columns * out_NTC.itemsize
     intact, read = dataset._intact[member], _Reader(dataset)
     columns_N = (cut.rows_N, cut.bins_N, cut.starts_N * line, cut.lengths_N * line)

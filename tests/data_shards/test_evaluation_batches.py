@@ -62,5 +62,5 @@ def test_a_stride_makes_windows_overlap(corpus, registry):
 
 @pytest.mark.parametrize("options", [{"stride": 0}, {"window_bins": 0}, {"batch_size": 0}, {"rank": 2, "world": 2}])
 def test_numbers_that_make_no_sense_are_refused_at_once(corpus, registry, options):
-    with pytest.raises(ValueError, match="at least 1|ranks count from 0"):
+    with pytest.raises(ValueError, match=r"at least 1|ranks count from 0"):
         evaluation_batches(corpus, registry, "valid", **options)

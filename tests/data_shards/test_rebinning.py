@@ -93,9 +93,7 @@ def test_sessions_of_different_bins_are_brought_to_one_width_or_refused(data_pat
     mixed = next(training_batches(corpus, plan, registry, micro_batch=16))
     assert mixed.bin_mask_BT.all()
     with pytest.raises(ValueError, match=r"'c1': bins of the data are 0\.06 s, the model was trained on 0\.03 s"):
-        UnitRegistry.from_sessions([other_entry for other_entry in Corpus(paths[1:]).sessions]).rows(
-            corpus.session("c1")
-        )
+        UnitRegistry.from_sessions(Corpus(paths[1:]).sessions).rows(corpus.session("c1"))
 
 
 def test_samples_too_short_for_one_wide_bin_are_no_windows(data_path):
