@@ -164,7 +164,9 @@ class Collate:
         for block, wires in zip(blocks, wiring):
             own = slice(first, first + len(block.keys))
             first = own.stop
-            for target, source in wires.columns if block.covariates_NTK is not None else []:
+            if block.covariates_NTK is None:
+                continue
+            for target, source in wires.columns:
                 values_NTK = block.covariates_NTK[:, :, source]
                 present_NTK = ~np.isnan(values_NTK)
                 covariates_BTK[own, : values_NTK.shape[1], target] = np.where(present_NTK, values_NTK, 0)

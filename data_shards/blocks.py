@@ -13,10 +13,16 @@ from functools import lru_cache
 
 import numpy as np
 
+from neurochorus.data_shards.buffers import Buffers
 from neurochorus.data_shards.checksum import crc32
 from neurochorus.data_shards.dataset import Sample, ShardDataset
 from neurochorus.data_shards.members import array_header
 from neurochorus.data_shards.recording import SIGNAL_DTYPES
+
+NPY_HEADER_BYTES = 128
+"Of every array that our writer writes: numpy fills the header up so that it can grow."
+
+_BUFFERS = Buffers()
 
 
 @dataclass(frozen=True)
@@ -91,44 +97,60 @@ def _stacked(
     dataset: ShardDataset, member: str, allowed: tuple[str, ...], columns: int, fill: float, cut: _Cut
 ) -> np.ndarray:
     """One member of all samples, cut, (N, T, columns), with `fill` after the shorter ones. Raises _Unusual."""
-    offsets, sizes, checksums = (column[cut.rows_N].tolist() for column in dataset._places[member])
-    shards, bins = dataset.index.shard[cut.rows_N].tolist(), cut.bins_N.tolist()
-    dtype = next((name for name in allowed if _size(name, bins[0], columns) == sizes[0]), None)
+    offset, size, checksum = dataset._places[member]
+    bins = cut.bins_N.tolist()
+    dtype = next((name for name in allowed if _size(name, bins[0], columns) == size[cut.rows_N[0]]), None)
     if dtype is None:
         raise _Unusual
     shape = (len(bins), int(cut.lengths_N.max()), columns)
-    out_NTC = np.full(shape, fill, dtype) if cut.ragged else np.empty(shape, dtype)
-    bytes_NB = out_NTC.reshape(len(bins), -1).view(np.uint8)
-    line = columns * np.dtype(dtype).itemsize
-    begins, lengths = (cut.starts_N * line).tolist(), (cut.lengths_N * line).tolist()
-    intact = dataset._intact[member]
-    for i, row in enumerate(cut.rows_N.tolist()):
-        header, header_crc = _expected_header(dtype, bins[i], columns)
-        if sizes[i] != len(header) + bins[i] * line:
+    out_NTC = _BUFFERS.empty(shape, dtype)
+    if cut.ragged:
+        out_NTC.fill(fill)
+    out = out_NTC.reshape(-1).view(np.uint8).data
+    line, stride = columns * out_NTC.itemsize, shape[1] * columns * out_NTC.itemsize
+    intact, read = dataset._intact[member], _Reader(dataset)
+    columns_N = (cut.rows_N, cut.bins_N, cut.starts_N * line, cut.lengths_N * line)
+    places_N = (column[cut.rows_N] for column in (dataset.index.shard, offset, size, checksum, intact))
+    # in the order in which they lie on the disk
+    order_N = np.lexsort((offset[cut.rows_N], dataset.index.shard[cut.rows_N]))
+    lines = zip(order_N.tolist(), *(column[order_N].tolist() for column in (*columns_N, *places_N)))
+    for i, row, own_bins, begin, length, shard, at, bytes_, crc, known in lines:
+        header, header_crc = _expected_header(dtype, own_bins, columns)
+        body = own_bins * line
+        if bytes_ != NPY_HEADER_BYTES + body:
             raise _Unusual
-        target, file = bytes_NB[i, : lengths[i]], dataset._shard(shards[i]).fileno()
-        if intact[row]:
-            _read_part(file, offsets[i], header, begins[i], target)
+        target = out[i * stride : i * stride + length]
+        if known:
+            read(shard, at, header, begin, target)
             continue
-        whole = target if lengths[i] == bins[i] * line else np.empty(bins[i] * line, dtype=np.uint8)
-        _read_part(file, offsets[i], header, 0, whole)
-        if crc32(whole, header_crc) != checksums[i]:
+        whole = target if length == body else memoryview(bytearray(body))
+        read(shard, at, header, 0, whole)
+        if crc32(whole, header_crc) != crc:
             raise _Unusual
         intact[row] = True
-        if whole is not target:
-            target[:] = whole[begins[i] : begins[i] + lengths[i]]
+        if length < body:
+            target[:] = whole[begin : begin + length]
     return out_NTC
 
 
-def _read_part(file: int, offset: int, header: bytes, begin: int, target: np.ndarray) -> None:
-    """Read the header of a member and, from byte `begin` behind it, what fills `target`. Raises _Unusual."""
-    found = bytearray(len(header))
-    if begin == 0:
-        size = os.preadv(file, (found, target), offset)
-    else:
-        size = os.preadv(file, (found,), offset) + os.preadv(file, (target,), offset + len(header) + begin)
-    if size != len(header) + len(target) or found != header:
-        raise _Unusual
+class _Reader:
+    """Reads parts of arrays in the shards of a data set."""
+
+    def __init__(self, dataset: ShardDataset):
+        self._dataset, self._found = dataset, bytearray(NPY_HEADER_BYTES)
+        self._shard, self._file = -1, -1
+
+    def __call__(self, shard: int, offset: int, header: bytes, begin: int, target: memoryview) -> None:
+        """Fill `target` from byte `begin` of the array whose header is at `offset`. Raises _Unusual for another one."""
+        if shard != self._shard:
+            self._shard, self._file = shard, self._dataset._shard(shard).fileno()
+        file, found = self._file, self._found
+        if begin == 0:
+            size = os.preadv(file, (found, target), offset)
+        else:
+            size = os.preadv(file, (found,), offset) + os.preadv(file, (target,), offset + NPY_HEADER_BYTES + begin)
+        if size != NPY_HEADER_BYTES + len(target) or found != header:
+            raise _Unusual
 
 
 def _read_one_by_one(dataset: ShardDataset, cut: _Cut, covariates: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -158,4 +180,6 @@ def _size(dtype: str, bins: int, columns: int) -> int:
 @lru_cache(maxsize=4096)
 def _expected_header(dtype: str, bins: int, columns: int) -> tuple[bytes, int]:
     header = array_header(dtype, (bins, columns))
+    if len(header) != NPY_HEADER_BYTES:
+        raise _Unusual
     return header, crc32(header)

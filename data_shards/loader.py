@@ -6,11 +6,11 @@ r, r + W, r + 2 W, ... So each global batch is the same whatever the number of r
 micro-batches accumulated, and a run continues from the number of samples it has seen.
 """
 
-import itertools
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,17 +62,12 @@ def training_batches(
     _check(plan, micro_batch, rank, world, samples_seen)
     entries = [corpus.session(session_id) for session_id in plan.session_ids]
     collate = Collate(entries, registry, _widths(corpus, covariates))
-    loader = DataLoader(
-        _Carried(MicroBatches(corpus, plan, collate, micro_batch, augment)),
-        batch_size=None,
-        sampler=_FirstSamples(samples_seen + rank * micro_batch, world * micro_batch),
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        pin_memory=pin_memory and torch.accelerator.is_available(),
-        worker_init_fn=_heed_only_the_trainer,
-        generator=torch.Generator().manual_seed(plan.seed % 2**63),  # a loader without one draws from the global one
-    )
-    return _batches(loader)
+    batches = MicroBatches(corpus, plan, collate, micro_batch, augment)
+    numbers = range(samples_seen + rank * micro_batch, sys.maxsize, world * micro_batch)
+    pinned = pin_memory and torch.accelerator.is_available()
+    if workers:
+        return _from_workers(batches, numbers, workers, prefetch, pinned, plan.seed)
+    return (batches[number].pin_memory() if pinned else batches[number] for number in numbers)
 
 
 WHAT_TO_DO = (
@@ -151,17 +146,19 @@ class _Carried(Dataset["Batch | DatasetError"]):
             return error
 
 
-class _FirstSamples:
-    """The numbers of the first samples of one rank's micro-batches, endless."""
-
-    def __init__(self, first: int, step: int):
-        self._first, self._step = first, step
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self._first, self._step)
-
-
-def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
+def _from_workers(
+    source: MicroBatches, numbers: Sequence[int], workers: int, prefetch: int, pin_memory: bool, seed: int
+) -> Generator[Batch, None, None]:
+    loader = DataLoader(
+        _Carried(source),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        prefetch_factor=prefetch,
+        pin_memory=pin_memory,
+        worker_init_fn=_heed_only_the_trainer,
+        generator=torch.Generator().manual_seed(seed % 2**63),  # a loader without one draws from the global one
+    )
     batches = iter(loader)
     try:
         for batch in _named_when_lost(batches):

@@ -83,6 +83,11 @@ class UnitRegistry:
         """Rows of the unit table: all units and the padding row."""
         return 1 + sum(len(session.unit_ids) for session in self.sessions)
 
+    @property
+    def bin_s(self) -> float:
+        """Width of the bins in seconds that the sessions were trained in: data with narrower ones are brought to it."""
+        return self.sessions[0].bin_s
+
     @cached_property
     def subjects(self) -> list[str]:
         """Subject ids in the order in which they first came; subject number i is subjects[i - 1]."""
@@ -126,7 +131,7 @@ class UnitRegistry:
         if not math.isclose(entry.bin_s, own.bin_s, rel_tol=1e-9):
             raise ValueError(
                 f"{where}: bins of the data are {entry.bin_s:g} s, the model was trained on {own.bin_s:g} s: "
-                "set bin_s in the recipe and write the data set again"
+                f"set data.bin_s to {own.bin_s:g} if that makes whole bins of the data's, or bin_s in the recipe"
             )
         if entry.subject_id != own.subject_id:
             raise ValueError(

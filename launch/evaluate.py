@@ -50,7 +50,7 @@ def run(options: Any, console: Console) -> dict[str, Any]:
     """Results as plain values; raises ValueError for a model and data that do not fit."""
     model = load(options.model, options.device)
     set_sampling(model, options.sampling)
-    corpus = Corpus(list(options.data))
+    corpus = Corpus(list(options.data), model.registry.bin_s)
     known = {session.session_id for session in model.registry.sessions}
     in_both = [entry for entry in corpus.sessions if entry.session_id in known]
     if not in_both:

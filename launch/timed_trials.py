@@ -52,7 +52,8 @@ def run(options: Any) -> WholeTrials:
         set_sampling(model, options.sampling)
         trials = trials_from_nothing(model, options.session, options.trials, options.horizon, options.seed)
     else:
-        windows = read_windows(Corpus(options.recorded), options.session, options.split, options.horizon)
+        corpus = Corpus(options.recorded, model.registry.bin_s)
+        windows = read_windows(corpus, options.session, options.split, options.horizon)
         signal_NTC = windows.signal_NTC[: options.trials]
         trials = trials_observed_anew(model, options.session, signal_NTC, options.seed)
     trials.write(out)

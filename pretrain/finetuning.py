@@ -132,8 +132,8 @@ def refuse_other_recordings(model: NeuralModel, data: TrainingData) -> None:
         if (entry.modality, entry.bin_s) != (first.modality, first.bin_s):
             raise ValueError(
                 f"session {entry.session_id!r}: {entry.modality} in bins of {entry.bin_s:g} s; the model was trained "
-                f"on {first.modality} in bins of {first.bin_s:g} s: write the data set with that bin_s, or use "
-                "another model"
+                f"on {first.modality} in bins of {first.bin_s:g} s: set data.bin_s to that, or use another "
+                "model"
             )
     refuse_other_widths(data.entries, model.config.dynamics.covariate_columns)
 

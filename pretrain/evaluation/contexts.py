@@ -113,7 +113,7 @@ def _from_data_set(
     trials: int | None,
     covariates: str,
 ) -> Context:
-    corpus = Corpus(path)
+    corpus = Corpus(path, model.registry.bin_s)
     entry = corpus.session(session_id)
     model.registry.rows(entry)
     names = model.config.dynamics.covariates

@@ -114,7 +114,7 @@ def _from_data_set(
 ) -> PartlyObserved:
     if covariates not in (DATA, NONE):
         raise ValueError("covariates: those of a data set come from itself; give data or none")
-    corpus = Corpus(path)
+    corpus = Corpus(path, model.registry.bin_s)
     entry = corpus.session(session_id)
     model.registry.rows(entry)
     refuse_other_widths([entry], model.config.dynamics.covariate_columns)

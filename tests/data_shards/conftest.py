@@ -79,6 +79,12 @@ def corpus(data_path: Path) -> Corpus:
     return Corpus(data_path)
 
 
+@pytest.fixture(scope="session")
+def whole_corpus(data_path: Path) -> Corpus:
+    """The same for tests that read it many times; do not change it."""
+    return Corpus(data_path)
+
+
 @pytest.fixture
 def registry(corpus: Corpus) -> UnitRegistry:
     return UnitRegistry.from_sessions(corpus.sessions)

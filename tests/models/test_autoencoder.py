@@ -1,6 +1,7 @@
 """The parts of stage 1 against their formulas."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +218,22 @@ def test_collapsed_latents_are_refused() -> None:
     moments.add(torch.zeros(4, 10, 2), torch.ones(4, 10, dtype=torch.bool))
     with pytest.raises(ValueError, match="has collapsed"):
         moments.write_into(Whitening(2))
+
+
+def test_what_the_data_hide_is_hidden_from_the_encoder_and_scored_alone(counts: torch.Tensor) -> None:
+    """As augment.coordinated_dropout marks it; in evaluation nothing is hidden."""
+    model = small_model(autoencoder={"unit_dropout": 0.0, "latent_dropout": 0.0}).train()
+    batch = model.context("b_s1", counts.numpy())
+    hidden_BTC = torch.rand(counts.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    marked = replace(batch, hidden_BTC=hidden_BTC)
+    seen, scored = model.autoencoder._hide(marked)
+    assert seen is not None
+    assert scored is not None
+    assert torch.equal(seen == 0, hidden_BTC)
+    assert torch.equal(scored > 0, hidden_BTC)
+    assert seen.mean().item() == pytest.approx(1.0, rel=1e-5)
+    assert scored.mean().item() == pytest.approx(1.0, rel=1e-5)
+    whole, part = (float(model.autoencoder(one)[2]["present"]) for one in (batch, marked))
+    assert whole != pytest.approx(part)
+    model.eval()
+    assert torch.equal(model.autoencoder(marked)[0], model.autoencoder(batch)[0])

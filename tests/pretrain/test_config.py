@@ -53,3 +53,15 @@ def test_a_window_must_be_longer_than_what_is_not_scored() -> None:
 def test_an_override_whose_value_is_no_yaml_is_named() -> None:
     with pytest.raises(SettingsError, match=r"'data.exclude=\[\"x' ?: the value is not valid YAML"):
         apply_overrides(MINIMAL, ['data.exclude=["x'])
+
+
+def test_augmentations_that_cannot_be_are_named() -> None:
+    jitter, hiding = "data.augment=[{name: bin_jitter}]", "data.augment=[{name: coordinated_dropout, span_bins: 4}]"
+    with pytest.raises(SettingsError, match=r"data.augment: bin_jitter moves bins made of several .* set bin_s"):
+        parse_settings(RunConfig, apply_overrides(MINIMAL, [jitter]), "test")
+    parse_settings(RunConfig, apply_overrides(MINIMAL, [jitter, "data.bin_s=0.02"]), "test")
+    with pytest.raises(SettingsError, match=r"data.augment: coordinated_dropout .*model.autoencoder.unit_dropout"):
+        parse_settings(RunConfig, apply_overrides(MINIMAL, [hiding]), "test")
+    parse_settings(RunConfig, apply_overrides(MINIMAL, [hiding, "model.autoencoder.unit_dropout=0"]), "test")
+    with pytest.raises(SettingsError, match=r"data.augment\[0\].share: expected a share between 0 and 1, found 1.5"):
+        parse_settings(RunConfig, apply_overrides(MINIMAL, ["data.augment=[{name: unit_dropout, share: 1.5}]"]), "test")
