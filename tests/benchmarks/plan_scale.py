@@ -22,6 +22,7 @@ from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.recording import unit_hash
 from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.unit_columns import UnitColumns
 from neurochorus.data_shards.windows import WindowTable, window_starts
 
 GROUP = 32
@@ -96,10 +97,10 @@ def _entry(session_id: str, subject_id: str, units: int) -> SessionEntry:
         modality="spikes",
         bin_s=0.01,
         unit_hash=unit_hash(ids),
-        units=[{"unit_id": unit_id, "region": ""} for unit_id in ids],
+        units=UnitColumns({"unit_id": ids, "region": [""] * units}),
         covariates={},
-        unit_mean=[0.1] * units,
-        unit_sd=[0.3] * units,
+        unit_mean=np.full(units, 0.1),
+        unit_sd=np.full(units, 0.3),
         train_bins=1,
         provenance={},
     )
