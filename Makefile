@@ -5,7 +5,7 @@
 # make test-cluster  two nodes on this machine: Slurm, ssh, torchrun (root on Debian; installs what it needs; minutes)
 # make results       the main table of RESULTS.md on real recordings (DATA=../shared/data; an hour)
 # make results-lorenz  the Lorenz protocol of LDNS: heads, masked EAG and diffusion, three seeds (an hour and a half)
-# make bench-data    samples/s of our reader against webdataset's decode
+# make bench-data    samples/s of our reader against webdataset's decode, a plan of 10 million windows, 1,000 sessions through everything
 # make bench-train   the training loop against a bare PyTorch loop, two ranks against one, MFU
 
 VENV ?= .venv
@@ -35,7 +35,7 @@ types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(READY)
-	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not slow_kill and not cluster"
+	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not slow_kill and not cluster" -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 1800
@@ -54,7 +54,9 @@ results-lorenz: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python launch/results_lorenz.py --out runs/lorenz --seeds 0 1 2 --jobs 2
 
 bench-data: $(READY)
-	$(BIN)/python tests/benchmarks/read_speed.py
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/read_speed.py
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/plan_scale.py
+	PYTHONPATH=. OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python tests/benchmarks/corpus_scale.py
 
 bench-train: $(READY)
 	PYTHONPATH=. OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python tests/benchmarks/train_speed.py

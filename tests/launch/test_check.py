@@ -35,6 +35,7 @@ def test_a_run_that_cannot(work: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-512])
     result = command("pretrain.py", *arguments(work, "cut"), "train.micro_batch=3", "train.global_batch=9")
     assert result.returncode == 1
-    assert f"{shard} has {shard.stat().st_size} bytes, the manifest says {shard.stat().st_size + 512}" in result.stderr
+    size = shard.stat().st_size
+    assert f"{shard.parent}: {shard.name}: {size} bytes; the manifest says {size + 512}: cut" in result.stderr
     assert result.stderr.count("error: ") == 1
     assert not (work / "run").exists()
