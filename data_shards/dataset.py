@@ -16,6 +16,7 @@ import numpy as np
 from neurochorus.data_shards.checksum import crc32
 from neurochorus.data_shards.index import Index
 from neurochorus.data_shards.manifest import Manifest, SessionEntry
+from neurochorus.data_shards.mapped import Mapped, MappedShards
 from neurochorus.data_shards.members import (
     COVARIATES_MEMBER,
     META_MEMBER,
@@ -88,6 +89,7 @@ class ShardDataset:
             groups[self._rows_by_group], np.arange(len(self.manifest.sessions) * len(SPLITS) + 1)
         )
         self._open_shards: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._mapped = MappedShards(MAX_OPEN_SHARDS)
 
     def __len__(self) -> int:
         """Samples of all sessions and splits."""
@@ -101,6 +103,8 @@ class ShardDataset:
 
     def close(self) -> None:
         """Close the shards; a later read opens them again."""
+        if hasattr(self, "_mapped"):
+            self._mapped.clear()
         open_shards = getattr(self, "_open_shards", {})
         while open_shards:
             open_shards.popitem()[1].close()
@@ -187,6 +191,9 @@ class ShardDataset:
                 self._open_shards.popitem(last=False)[1].close()
         self._open_shards.move_to_end(number)
         return file
+
+    def _mapped_shard(self, number: int) -> Mapped:
+        return self._mapped.get(number, lambda: self._shard(number))
 
     def _check_meta(self, meta: dict[str, Any], row: int, entry: SessionEntry) -> None:
         expected = {
