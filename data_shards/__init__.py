@@ -2,7 +2,8 @@
 
 from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
 from neurochorus.data_shards.corpus import Corpus
-from neurochorus.data_shards.dataset import DatasetError, Sample, ShardDataset
+from neurochorus.data_shards.dataset import Sample, ShardDataset
+from neurochorus.data_shards.dataset_error import DatasetError
 from neurochorus.data_shards.evaluation import evaluation_batches
 from neurochorus.data_shards.importers import count_recordings, import_recordings
 from neurochorus.data_shards.index import Index

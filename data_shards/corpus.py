@@ -44,7 +44,7 @@ class Corpus:
         self._place: dict[str, int] = {}
         self._factor: dict[str, int] = {}
         self._entries: dict[str, SessionEntry] = {}
-        self.repeated: dict[str, Path] = {}
+        self.repeated: dict[str, Path | str] = {}
         "Session id -> the data set that it was left out of, being in an earlier one."
         for place, dataset in enumerate(self.datasets):
             for entry in dataset.manifest.sessions:

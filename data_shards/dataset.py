@@ -1,4 +1,4 @@
-"""Reading one data set directory.
+"""Reading one data set, a directory or a URL.
 
 Samples are read at random through the index, one `pread` a member, and decoded by `members.py` only. Size, dtype and
 shape are checked at every read; the checksum, which costs as much as all the rest, when a process reads a member for
@@ -7,15 +7,16 @@ the first time. Everything wrong with a data set is a DatasetError that says wha
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from neurochorus.data_shards.checksum import crc32
-from neurochorus.data_shards.index import Index
-from neurochorus.data_shards.manifest import Manifest, SessionEntry
+from neurochorus.data_shards.dataset_error import DatasetError
+from neurochorus.data_shards.files import data_files, whole_or_raise
+from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.mapped import Mapped, MappedShards
 from neurochorus.data_shards.members import (
     COVARIATES_MEMBER,
@@ -29,14 +30,6 @@ from neurochorus.data_shards.recording import SIGNAL_DTYPES, SPLITS
 
 MAX_OPEN_SHARDS = 128
 "Files that a reader keeps open; a process may commonly open 1024."
-
-
-class DatasetError(ValueError):
-    """Something is wrong with a data set on disk; `problems` has a line for each when several are known."""
-
-    def __init__(self, message: str, problems: Iterable[str] = ()):
-        self.problems = list(problems)
-        super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]))
 
 
 class Sample(NamedTuple):
@@ -55,24 +48,30 @@ class Sample(NamedTuple):
 
 
 class ShardDataset:
-    """A data set directory, checked on opening: format, index, and that every shard is there in full size.
+    """A data set, checked on opening: format, index, and that every shard is there in full size.
 
-    May be pickled and forked: the files are opened where they are read. Not for use by several threads at once.
+    `path` is a directory, or a URL (s3, gs, https, http, hf) whose shards are brought to the cache on first use, and
+    checked then. May be pickled and forked: the files are opened where they are read. Not for use by several threads at
+    once.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path).absolute()
+    def __init__(self, path: str | Path, *, manifest_hash: str | None = None):
+        self.files = data_files(path, manifest_hash)
+        self.path = self.files.place
         try:
-            self.manifest = Manifest.load(self.path)
+            self.manifest = self.files.manifest()
             self.manifest_hash = self.manifest.hash()
-            self.index = Index.load(self.path, self.manifest_hash)
+            if manifest_hash is not None and self.manifest_hash != manifest_hash:
+                raise DatasetError(f"{self.path}: was written anew while in use: start again")
+            self.index = self.files.index(self.manifest)
+        except DatasetError:
+            raise
         except ValueError as error:
             raise DatasetError(str(error)) from error
-        problems = self._shard_problems() or self._index_problems()
+        whole_or_raise(self.files, self.manifest)
+        problems = self._index_problems()
         if problems:
-            raise DatasetError(
-                f"{self.path}: not whole: copy it again, or write it again with launch/shard.py", problems
-            )
+            raise DatasetError(f"{self.path}: the index does not fit: copy it again, or write it again", problems)
         self._number = {entry.session_id: number for number, entry in enumerate(self.manifest.sessions)}
         self._units = [len(entry.units) for entry in self.manifest.sessions]
         self._widths = [sum(entry.covariates.values()) for entry in self.manifest.sessions]
@@ -148,11 +147,10 @@ class ShardDataset:
                 meta = decode_json(self._member(row, "meta"))
                 self._check_meta(meta, row, entry)
         except (MemberError, OSError) as error:
-            shard = self.manifest.shards[self.index.shard[row]].file
+            shard = self.files.name(self.manifest.shards[self.index.shard[row]])
             raise DatasetError(
-                f"{self.path / shard}: {self.key(row)}.{member}: {error}; "
-                f"find all damage with `python launch/describe.py {self.path} --verify`, then copy the shard again or "
-                "write the data set again"
+                f"{shard}: {self.key(row)}.{member}: {error}; "
+                f"find all damage with `python launch/describe.py {self.path} --verify`, then {self.files.remedy}"
             ) from error
         return Sample(self.key(row), entry.session_id, signal, covariates, meta)
 
@@ -185,7 +183,7 @@ class ShardDataset:
     def _shard(self, number: int) -> BinaryIO:
         file = self._open_shards.get(number)
         if file is None:
-            file = open(self.path / self.manifest.shards[number].file, "rb", buffering=0)  # noqa: SIM115
+            file = self.files.open(self.manifest.shards[number], self.close)
             self._open_shards[number] = file
             if len(self._open_shards) > MAX_OPEN_SHARDS:
                 self._open_shards.popitem(last=False)[1].close()
@@ -207,23 +205,10 @@ class ShardDataset:
             if meta.get(name) != value:
                 raise MemberError(f"{name} is {meta.get(name)!r}; the index and the manifest say {value!r}")
 
-    def _shard_problems(self) -> list[str]:
-        problems = [] if self.manifest.sessions else ["manifest.json: lists no session"]
-        for shard in self.manifest.shards:
-            path = self.path / shard.file
-            if not path.is_file():
-                problems.append(f"{shard.file}: missing")
-            elif path.stat().st_size != shard.bytes:
-                problems.append(
-                    f"{shard.file}: {path.stat().st_size} bytes; the manifest says {shard.bytes}: "
-                    f"{'cut short' if path.stat().st_size < shard.bytes else 'something was added'}"
-                )
-        return problems
-
     def _index_problems(self) -> list[str]:
         """Rows that point outside the shards, sessions or splits, and counts other than the manifest's."""
         index, shards = self.index, self.manifest.shards
-        problems = []
+        problems = [] if self.manifest.sessions else ["manifest.json: lists no session"]
         for column, limit in (
             ("shard", len(shards)),
             ("session", len(self.manifest.sessions)),
@@ -248,12 +233,9 @@ class ShardDataset:
         return problems
 
 
-def _reopen(path: Path, manifest_hash: str) -> ShardDataset:
+def _reopen(path: Path | str, manifest_hash: str) -> ShardDataset:
     """Open a data set in another process, which must find what the first one found."""
-    dataset = ShardDataset(path)
-    if dataset.manifest_hash != manifest_hash:
-        raise DatasetError(f"{path}: was written anew while in use: start again")
-    return dataset
+    return ShardDataset(path, manifest_hash=manifest_hash)
 
 
 def _count_within(groups: np.ndarray) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""What a data set directory holds, in numbers."""
+"""What a data set holds, in numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from neurochorus.data_shards.files import data_files, whole_or_raise
 from neurochorus.data_shards.index import Index
-from neurochorus.data_shards.manifest import Manifest
+from neurochorus.data_shards.manifest import Manifest, SessionEntry
 from neurochorus.data_shards.recording import SPLITS
 
 
@@ -32,6 +33,7 @@ class DatasetSummary:
     name: str
     manifest_hash: str
     sessions: list[SessionSummary]
+    entries: list[SessionEntry]
     splits: dict[str, dict[str, int]]
     longest_bins: int
     shards: int
@@ -46,30 +48,23 @@ class DatasetSummary:
         return found
 
 
-def summarise(directory: Path) -> DatasetSummary:
-    """Return the summary of a data set; reads manifest and index only.
+def summarise(path: str | Path) -> DatasetSummary:
+    """Return the summary of a data set, a directory or a URL; reads manifest and index only.
 
     Raises ValueError when either is missing, damaged or of another data set, or when a shard is missing or has
     another size than the manifest says.
     """
-    manifest = Manifest.load(directory)
-    index = Index.load(directory, manifest.hash())
-    problems = []
-    for shard in manifest.shards:
-        path = directory / shard.file
-        size = path.stat().st_size if path.is_file() else None
-        if size != shard.bytes:
-            found = "is missing" if size is None else f"has {size} bytes"
-            problems.append(f"{shard.file} {found}; expected {shard.bytes} bytes")
-    if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise ValueError(f"{directory}: shards are not as written; copy or write the data set again\n{listed}")
+    files = data_files(path)
+    manifest = files.manifest()
+    index = files.index(manifest)
+    whole_or_raise(files, manifest)
     return DatasetSummary(
         name=manifest.name,
         manifest_hash=manifest.hash(),
         sessions=[_summarise_session(manifest, index, number) for number in range(len(manifest.sessions))],
-        splits={split: manifest.splits[split] for split in SPLITS},
-        longest_bins=int(index.bins.max()),
+        entries=manifest.sessions,
+        splits={split: manifest.splits.get(split, {"samples": 0, "bins": 0}) for split in SPLITS},
+        longest_bins=int(index.bins.max(initial=0)),
         shards=len(manifest.shards),
         shard_bytes=sum(shard.bytes for shard in manifest.shards),
     )
@@ -86,7 +81,7 @@ def _summarise_session(manifest: Manifest, index: Index, number: int) -> Session
         bin_s=entry.bin_s,
         units=len(entry.units),
         silent_units=int((np.array(entry.unit_sd) == 0).sum()),
-        regions=len({unit.get("region", "") for unit in entry.units} - {""}),
+        regions=len(set(map(str, entry.units.columns.get("region", []))) - {""}),
         hours=float(index.bins[rows].sum()) * entry.bin_s / 3600,
         samples={split: int((index.split[rows] == code).sum()) for code, split in enumerate(SPLITS)},
         level_C=level_C / entry.bin_s if entry.modality == "spikes" else level_C,

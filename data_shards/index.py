@@ -1,14 +1,20 @@
 """index.npz: where every sample lies inside the shards, one row a sample, so that any sample is one `pread` away.
 
-An index belongs to one manifest: it carries `Manifest.hash()` and is refused beside another one.
+An index belongs to one manifest: it carries `Manifest.hash()` and is refused beside another one. It also carries a
+digest of its columns, so that it is refused when one was edited. The file is an .npz that numpy can read; it is
+written, and read, without compression, so that it cannot inflate.
 """
 
+import hashlib
+import io
 import os
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from neurochorus.data_shards.members import decode_column
 
 INDEX_FILE = "index.npz"
 
@@ -32,6 +38,15 @@ COLUMN_DTYPES: dict[str, np.dtype] = {
         "meta_crc32": "uint32",
     }.items()
 }
+BYTES_A_ROW = sum(dtype.itemsize for dtype in COLUMN_DTYPES.values())
+
+_HASH, _DIGEST = "manifest_hash", "digest"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say
+
+
+def pending_index_file(manifest_hash: str | None) -> str:
+    """Name of the index of a manifest that is not yet, or only just, the one of its data set."""
+    return f"index-{manifest_hash}.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,44 +89,104 @@ class Index:
         """Write the columns atomically; equal indices give equal bytes."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.partial")
-        columns = {name: getattr(self, name) for name in COLUMN_DTYPES}
         with temporary.open("wb") as file:
-            np.savez(file, manifest_hash=np.array(self.manifest_hash), **columns)
+            file.write(self.to_bytes())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+    def to_bytes(self) -> bytes:
+        """Return the file that `save` writes."""
+        arrays = {_HASH: np.array(self.manifest_hash), _DIGEST: np.array(self.digest())}
+        arrays |= {name: getattr(self, name) for name in COLUMN_DTYPES}
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                content = io.BytesIO()
+                np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
+                # nothing of this machine or moment goes in
+                info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+                info.create_system, info.external_attr = 3, 0o600 << 16
+                archive.writestr(info, content.getbuffer())
+        return stream.getvalue()
+
+    def digest(self) -> str:
+        """Return the sha256 of the manifest's hash and all columns, as hexadecimal digits."""
+        digest = hashlib.sha256(self.manifest_hash.encode())
+        for name, dtype in COLUMN_DTYPES.items():
+            digest.update(np.ascontiguousarray(getattr(self, name), dtype.newbyteorder("<")).data)
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, path: str | Path, manifest_hash: str | None = None) -> "Index":
         """Read an index; `path` is the file or its directory.
 
-        Raises ValueError when the file is missing, damaged or incomplete, or belongs to another manifest than the one
-        whose hash is given.
+        Raises ValueError when the file is missing, damaged, edited or incomplete, or belongs to another manifest than
+        the one whose hash is given.
         """
-        path = Path(path)
-        if path.is_dir():
-            path = path / INDEX_FILE
-        if not path.is_file():
-            raise ValueError(f"{path}: no index there: write the data set again with launch/shard.py")
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                columns = {name: arrays[name] for name in arrays.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: cannot be read ({error}): write the data set again") from None
-        expected = {field.name for field in fields(cls)}
-        if set(columns) != expected:
-            odd = sorted(expected ^ set(columns))
-            raise ValueError(f"{path}: columns missing or unknown: {', '.join(odd)}; write the data set again")
-        found_hash = str(columns.pop("manifest_hash"))
+        path, data = index_bytes(Path(path), manifest_hash)
+        return cls.parse(data, str(path), manifest_hash)
+
+    @classmethod
+    def parse(cls, data: bytes, where: str, manifest_hash: str | None = None) -> "Index":
+        """Build an index from the bytes of its file; `where` names it in the errors, which are those of `load`."""
+        columns = _arrays(data, where)
+        found_hash, digest = str(columns.pop(_HASH, "")), columns.pop(_DIGEST, None)
+        if set(columns) != set(COLUMN_DTYPES) or not found_hash:
+            odd = sorted(set(COLUMN_DTYPES) ^ set(columns)) or [_HASH]
+            raise ValueError(f"{where}: columns missing or unknown: {', '.join(odd)}; write the data set again")
         if manifest_hash is not None and found_hash != manifest_hash:
             raise ValueError(
-                f"{path}: belongs to another data set (made for manifest {found_hash}, found {manifest_hash}): "
-                "a file was replaced; write the data set again"
+                f"{where}: belongs to another data set (made for manifest {found_hash}, found {manifest_hash}): "
+                "it or manifest.json was edited or replaced; write the data set again"
             )
         for name, dtype in COLUMN_DTYPES.items():
             column = columns[name]
             if column.dtype != dtype or column.shape != columns["shard"].shape or column.ndim != 1:
                 raise ValueError(
-                    f"{path}: column {name} is {column.dtype} {column.shape}; expected {dtype}, one row a sample"
+                    f"{where}: column {name} is {column.dtype} {column.shape}; expected {dtype}, one row a sample"
                 )
-        return cls(manifest_hash=found_hash, **columns)
+        index = cls(manifest_hash=found_hash, **columns)
+        if digest is not None and str(digest) != index.digest():  # the first indices had none
+            raise ValueError(f"{where}: a column was edited: its digest does not fit; write the data set again")
+        return index
+
+
+def index_bytes(path: Path, manifest_hash: str | None) -> tuple[Path, bytes]:
+    """Return the file of an index and what it holds; `path` is the file or its directory. ValueError when missing.
+
+    While a data set is being extended, or when that was interrupted after the new manifest, the index of the manifest
+    has another name: see extending.py.
+    """
+    places = [path / pending_index_file(manifest_hash), path / INDEX_FILE] if path.is_dir() else [path]
+    for place in places:
+        try:
+            if place.is_file():
+                return place, place.read_bytes()
+        except FileNotFoundError:  # it was pending when we looked, and has got its name since
+            pass
+    raise ValueError(f"{places[-1]}: no index there: write the data set again with launch/shard.py")
+
+
+def is_as_saved(data: bytes, index: Index) -> bool:
+    """Tell whether the bytes of the file of an index are those that `Index.save` writes.
+
+    Of an index without a digest, which an earlier version wrote, the columns are all that can be compared.
+    """
+    return data == index.to_bytes() if _DIGEST in _arrays(data, INDEX_FILE) else True
+
+
+def _arrays(data: bytes, where: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz without compression, by name. Nothing larger than the file itself is ever made."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if len({entry.filename for entry in entries}) != len(entries):
+                raise ValueError("a name stands in it twice")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ValueError("it is compressed, and launch/shard.py compresses none")
+            if sum(entry.file_size for entry in entries) > len(data):
+                raise ValueError(f"its columns would have more than the {len(data)} bytes of the file")
+            return {entry.filename.removesuffix(".npy"): decode_column(archive.read(entry)) for entry in entries}
+    except Exception as error:  # zipfile raises a dozen kinds on what it was not made for
+        raise ValueError(f"{where}: cannot be read ({error}): write the data set again") from None

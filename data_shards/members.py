@@ -5,13 +5,14 @@ allowed dtype and the expected shape. What does not fit raises MemberError, whos
 """
 
 import io
-import json
 import math
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
+
+from neurochorus.data_shards.strict_json import parse_mapping
 
 SIGNAL_MEMBER = "signal.npy"
 COVARIATES_MEMBER = "covariates.npy"
@@ -37,16 +38,36 @@ def decode_array(data: bytes, allowed: tuple[str, ...], shape: tuple[int, int]) 
 def decode_json(data: bytes) -> dict[str, Any]:
     """Return the mapping in the bytes of a `.json` file; raises MemberError when it is none."""
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise MemberError(f"not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise MemberError(f"holds a JSON {type(values).__name__}; expected a mapping")
-    return values
+        return parse_mapping(data)
+    except ValueError as error:
+        raise MemberError(str(error)) from None
+
+
+def decode_column(data: bytes) -> np.ndarray:
+    """Return the array of at most one dimension in the bytes of an `.npy` file, read-only and without a copy.
+
+    Raises MemberError for python objects and for a shape that does not fit the bytes.
+    """
+    shape, _, dtype, offset = _parse_header(data)
+    if len(shape) > 1 or min(shape, default=0) < 0 or dtype.itemsize == 0:
+        raise MemberError(f"an array of {dtype} of shape {shape}; expected a column")
+    return _body(data, offset, dtype, shape)
 
 
 def _decode_unusual(data: bytes, allowed: tuple[str, ...], shape: tuple[int, int]) -> np.ndarray:
     """Decode an array whose header is not just as numpy writes it today, or, mostly, say what is wrong with it."""
+    found_shape, fortran, dtype, offset = _parse_header(data)
+    if dtype not in [np.dtype(name) for name in allowed]:
+        raise MemberError(f"dtype {dtype}; expected {' or '.join(allowed)}")
+    if found_shape != shape:
+        raise MemberError(f"shape {found_shape}; the manifest and the index say {shape} (bins, columns)")
+    if fortran:
+        raise MemberError("Fortran order; expected C order")
+    return _body(data, offset, dtype, shape)
+
+
+def _parse_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Return shape, whether in Fortran order, dtype (plain, no objects) and where the values start."""
     stream = io.BytesIO(data)
     try:
         version = npy.read_magic(stream)
@@ -54,25 +75,20 @@ def _decode_unusual(data: bytes, allowed: tuple[str, ...], shape: tuple[int, int
             raise MemberError(f"npy format version {version}; expected 1.0 or 2.0")
         # numpy bounds the header's size and reads it as a literal
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        found_shape, fortran, dtype = read_header(stream)
+        shape, fortran, dtype = read_header(stream)
     except MemberError:
         raise
-    except (ValueError, EOFError, OSError) as error:
-        raise MemberError(f"not an .npy array ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # ValueError mostly; but its parsers also run out of stack, memory or tokens
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise MemberError(f"not an .npy array ({reason[0]})") from None
     if dtype.hasobject:
         raise MemberError(
             f"an array of python objects (dtype {dtype}), which is a pickle: refused, nothing was unpickled"
         )
-    if dtype not in [np.dtype(name) for name in allowed]:
-        raise MemberError(f"dtype {dtype}; expected {' or '.join(allowed)}")
-    if found_shape != shape:
-        raise MemberError(f"shape {found_shape}; the manifest and the index say {shape} (bins, columns)")
-    if fortran:
-        raise MemberError("Fortran order; expected C order")
-    return _body(data, stream.tell(), dtype, shape)
+    return shape, fortran, dtype, stream.tell()
 
 
-def _body(data: bytes, offset: int, dtype: np.dtype, shape: tuple[int, int]) -> np.ndarray:
+def _body(data: bytes, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     wanted = math.prod(shape) * dtype.itemsize
     if len(data) - offset != wanted:
         raise MemberError(f"{len(data) - offset} bytes of data; an array of {dtype} {shape} has {wanted}")

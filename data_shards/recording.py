@@ -15,6 +15,7 @@ import numpy as np
 from neurochorus.data_shards.naming import check_identifier
 
 SPLITS = ("train", "valid", "test")
+CHECKED_AT_ONCE = 2**24  # values
 Modality = Literal["spikes", "continuous"]
 SIGNAL_DTYPES: dict[str, tuple[str, ...]] = {"spikes": ("uint8", "uint16"), "continuous": ("float32",)}
 
@@ -121,11 +122,20 @@ class Recording:
                 f"the signal of a {self.modality} recording is {signal.dtype.name}; expected {' or '.join(allowed)} "
                 "(an importer converts with as_counts or as_signal)"
             )
-        if self.modality == "continuous" and not np.isfinite(signal).all():
-            bin_, unit = np.argwhere(~np.isfinite(signal))[0]
-            self._refuse(
-                f"the signal is {signal[bin_, unit]} at bin {bin_}, unit {unit}: interpolate or drop that stretch"
-            )
+        if self.modality == "continuous":
+            self._check_finite(signal)
+
+    def _check_finite(self, signal: np.ndarray) -> None:
+        """Look at the signal piece by piece: it may lie on disk and be larger than memory."""
+        bins = max(1, CHECKED_AT_ONCE // signal.shape[1])
+        for start in range(0, len(signal), bins):
+            odd = ~np.isfinite(signal[start : start + bins])
+            if odd.any():
+                bin_, unit = np.argwhere(odd)[0]
+                self._refuse(
+                    f"the signal is {signal[start + bin_, unit]} at bin {start + bin_}, unit {unit}: "
+                    "interpolate or drop that stretch"
+                )
 
     def _check_units(self) -> None:
         if len(self.units) != self.signal_TC.shape[1]:

@@ -22,7 +22,7 @@ class SplitRecipe:
     gap_bins: int = 0
     "Bins left out at the start of every block, so that slow signals do not leak from one split into another."
     key: str | None = None
-    "For given: a text array in the file with train, valid or test for each trial."
+    "For given: a text array in the file with train, valid or test for each trial; none beside signal.split_keys."
 
     def problems(self) -> list[str]:
         found = []
@@ -36,7 +36,7 @@ class SplitRecipe:
             found.append(f"block_bins: {self.block_bins}; expected at least 1 and more than gap_bins ({self.gap_bins})")
         if self.gap_bins < 0 or (self.gap_bins and self.method != "blocks"):
             found.append(f"gap_bins: {self.gap_bins}; expected 0 or more, and only for the method blocks")
-        if (self.method == "given") != (self.key is not None):
+        if self.method != "given" and self.key is not None:
             found.append("key: set it for the method given, and only for it")
         return found
 

@@ -1,5 +1,6 @@
 """A directory that appears whole or not at all."""
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,16 @@ from pathlib import Path
 
 def leftovers(out: Path) -> list[Path]:
     """Return temporary directories beside `out` that an interrupted run of another process left, or still fills."""
-    return sorted(out.parent.glob(f".{out.name}.partial-*"))
+    return sorted([*out.parent.glob(f".{glob.escape(out.name)}.partial-*"), *_existing(working_directory(out))])
+
+
+def working_directory(out: Path) -> Path:
+    """Return where sessions are imported before they become part of the data set `out`."""
+    return out.parent / f".{out.name}.importing"
+
+
+def _existing(path: Path) -> list[Path]:
+    return [path] if path.exists() else []
 
 
 @contextmanager
@@ -27,9 +37,9 @@ def staged_directory(out: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)  # a dead process had our number
         staging.mkdir()
         yield staging
-        _sync(staging)
+        sync_directory(staging)
         staging.rename(out)
-        _sync(out.parent)
+        sync_directory(out.parent)
     except OSError as error:
         if not _is_ours(error, staging):
             raise
@@ -50,7 +60,8 @@ def _is_ours(error: OSError, staging: Path) -> bool:
     return place.is_relative_to(staging) or staging.is_relative_to(place)
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Put the names in a directory on disk for good."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

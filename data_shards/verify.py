@@ -1,19 +1,24 @@
-"""Checking every byte of a data set: file checksums, what lies in the tars, and what the index says about it."""
+"""Checking every byte of a data set: file checksums, what lies in the tars, and what the index says about it.
 
-import hashlib
-import tarfile
+Of a data set behind a URL the copies of the shards in the cache are read, after bringing those that are not there.
+"""
+
 import zlib
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 
-from neurochorus.data_shards.dataset import DatasetError, ShardDataset
-from neurochorus.data_shards.index import INDEX_FILE
+from neurochorus.data_shards import index as index_file
+from neurochorus.data_shards.dataset import ShardDataset
+from neurochorus.data_shards.dataset_error import DatasetError
+from neurochorus.data_shards.files import sha256_of
 from neurochorus.data_shards.manifest import MANIFEST_FILE, ShardEntry
+from neurochorus.data_shards.manifest_text import digest_of
 from neurochorus.data_shards.members import COVARIATES_MEMBER, META_MEMBER, SIGNAL_MEMBER
 from neurochorus.data_shards.recording import SPLITS
+from neurochorus.data_shards.tar_walk import NotATar, bytes_of, members_of
 
-CHUNK_BYTES = 1 << 22
 MAX_PROBLEMS_A_SHARD = 10
 
 _COLUMNS = {"signal": SIGNAL_MEMBER, "covariates": COVARIATES_MEMBER, "meta": META_MEMBER}
@@ -26,17 +31,11 @@ def dataset_problems(dataset: ShardDataset, progress: Callable[[int, int], None]
     """
     shards = dataset.manifest.shards
     total, done = sum(shard.bytes for shard in shards), 0
-    problems = _stray_files(dataset) + _split_problems(dataset)
+    stray = [f"{name}: not part of the data set: remove it" for name in dataset.files.stray(dataset.manifest)]
+    problems = stray + dataset.files.missing(dataset.manifest) + _table_problems(dataset) + _split_problems(dataset)
     for number, shard in enumerate(shards):
-        path = dataset.path / shard.file
-        if not path.is_file():
-            problems.append(f"{shard.file}: missing")
-            continue
-        problems += [f"{shard.file}: {problem}" for problem in _file_problems(dataset, shard)]
-        found = [f"{shard.file}: {problem}" for problem in _tar_problems(dataset, number)]
-        # bytes that are not what was written would only be named a second time
-        found = found or list(_content_problems(dataset, number))
-        problems += found[:MAX_PROBLEMS_A_SHARD]
+        found = list(_shard_problems(dataset, number, shard))
+        problems += [f"{shard.file}: {problem}" for problem in found[:MAX_PROBLEMS_A_SHARD]]
         if len(found) > MAX_PROBLEMS_A_SHARD:
             problems.append(f"{shard.file}: ... and {len(found) - MAX_PROBLEMS_A_SHARD} more")
         done += shard.bytes
@@ -45,10 +44,15 @@ def dataset_problems(dataset: ShardDataset, progress: Callable[[int, int], None]
     return problems
 
 
-def _stray_files(dataset: ShardDataset) -> list[str]:
-    known = {MANIFEST_FILE, INDEX_FILE, *(shard.file for shard in dataset.manifest.shards)}
-    stray = sorted(path.name for path in dataset.path.iterdir() if path.name not in known)
-    return [f"{name}: not part of the data set: remove it" for name in stray]
+def _table_problems(dataset: ShardDataset) -> list[str]:
+    """Bytes of manifest and index that differ from what is written for their contents."""
+    tables, problems = dataset.files.tables(dataset.manifest), []
+    text = tables[MANIFEST_FILE]
+    if digest_of(text) != dataset.manifest_hash or not text.endswith(b"\n"):
+        problems.append(f"{MANIFEST_FILE}: not the bytes that were written: it was edited")
+    if not index_file.is_as_saved(tables[index_file.INDEX_FILE], dataset.index):
+        problems.append(f"{index_file.INDEX_FILE}: not the bytes that were written: it was edited")
+    return problems
 
 
 def _split_problems(dataset: ShardDataset) -> list[str]:
@@ -62,48 +66,56 @@ def _split_problems(dataset: ShardDataset) -> list[str]:
     return problems
 
 
-def _file_problems(dataset: ShardDataset, shard: ShardEntry) -> Iterator[str]:
-    digest, size = hashlib.sha256(), 0
-    with (dataset.path / shard.file).open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-    if size != shard.bytes:
-        yield f"{size} bytes; the manifest says {shard.bytes}"
-    if digest.hexdigest() != shard.sha256:
-        yield f"sha256 {digest.hexdigest()[:16]}...; the manifest says {shard.sha256[:16]}..."
+def _shard_problems(dataset: ShardDataset, number: int, shard: ShardEntry) -> Iterator[str]:
+    try:
+        there = dataset.files.size_there(shard)
+        if there not in (None, shard.bytes):
+            yield f"{there} bytes; the manifest says {shard.bytes}"
+        with dataset.files.open(shard, dataset.close) as file:
+            digest = sha256_of(file)
+            if digest != shard.sha256:
+                yield f"sha256 {digest[:16]}...; the manifest says {shard.sha256[:16]}..."
+            found = list(_tar_problems(dataset, number, file))
+    except (DatasetError, OSError) as error:
+        yield str(error)
+        return
+    # bytes that are not what was written would only be named a second time
+    yield from found or _content_problems(dataset, number)
 
 
-def _tar_problems(dataset: ShardDataset, number: int) -> Iterator[str]:
+def _tar_problems(dataset: ShardDataset, number: int, file: BinaryIO) -> Iterator[str]:
     """Compare the members of a tar, walked from its start, with what the index expects there, then their bytes."""
+    expected = _expected_members(dataset, number)
+    try:
+        for member in members_of(file):
+            place = expected.pop(member.name, None)
+            if place is None:
+                yield f"{member.name}: not in the index, or twice in the shard"
+            elif member.kind is not None:
+                yield f"{member.name}: {member.kind}, not a plain file"
+            elif (member.offset, member.size) != place[:2]:
+                yield (
+                    f"{member.name}: {member.size} bytes at {member.offset}; the index says {place[1]} at {place[0]}"
+                )
+            elif zlib.crc32(bytes_of(file, member)) != place[2]:
+                yield f"{member.name}: the checksum does not fit: the bytes were changed after writing"
+    except NotATar as error:
+        yield f"not a whole tar file: {error}"
+    for name in expected:
+        yield f"{name}: in the index, but not in the shard"
+
+
+def _expected_members(dataset: ShardDataset, number: int) -> dict[str, tuple[int, int, int]]:
+    """Name of each member of a shard -> offset, bytes, crc32 in the index."""
     index = dataset.index
-    rows = np.flatnonzero(index.shard == number)
     expected: dict[str, tuple[int, int, int]] = {}
-    for row in map(int, rows):
+    for row in map(int, np.flatnonzero(index.shard == number)):
         for column, member in _COLUMNS.items():
             size = int(getattr(index, f"{column}_bytes")[row])
             if size:
                 offset, crc = getattr(index, f"{column}_offset")[row], getattr(index, f"{column}_crc32")[row]
                 expected[f"{dataset.key(row)}.{member}"] = (int(offset), size, int(crc))
-    try:
-        with tarfile.open(dataset.path / dataset.manifest.shards[number].file, "r:") as tar:
-            for member in tar:
-                place = expected.pop(member.name, None)
-                if place is None:
-                    yield f"{member.name}: not in the index, or twice in the shard"
-                elif not member.isreg():
-                    yield f"{member.name}: not a plain file"
-                elif (member.offset_data, member.size) != place[:2]:
-                    yield (
-                        f"{member.name}: {member.size} bytes at {member.offset_data}; "
-                        f"the index says {place[1]} at {place[0]}"
-                    )
-                elif _crc32(tar, member) != place[2]:
-                    yield f"{member.name}: the checksum does not fit: the bytes were changed after writing"
-    except (tarfile.TarError, OSError) as error:
-        yield f"not a whole tar file: {error}"
-    for name in expected:
-        yield f"{name}: in the index, but not in the shard"
+    return expected
 
 
 def _content_problems(dataset: ShardDataset, number: int) -> Iterator[str]:
@@ -113,12 +125,3 @@ def _content_problems(dataset: ShardDataset, number: int) -> Iterator[str]:
             dataset.read(int(row))
         except DatasetError as error:
             yield str(error)
-
-
-def _crc32(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
-    data = tar.extractfile(member)
-    assert data is not None  # only for members that are not plain files, which the caller has set apart
-    crc = 0
-    while chunk := data.read(CHUNK_BYTES):
-        crc = zlib.crc32(chunk, crc)
-    return crc

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from neurochorus.data_shards.importing import import_dataset
 from neurochorus.data_shards.recipe import read_recipe
-from neurochorus.launch.shard import SHARD_BYTES, write
+from neurochorus.data_shards.remote import is_url
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
 
@@ -12,7 +13,9 @@ RECIPE = Path(__file__).resolve().parent / "configs" / "recipes" / "demo.yaml"
 
 def ensure_demo_data(config: RunConfig, ranks: Ranks) -> None:
     """Write the demo's data set where `config` looks for it, unless it is there (rank 0; the others wait)."""
+    if is_url(config.data.paths[0]):
+        return
     place = Path(config.data.paths[0])
     if ranks.first and not place.exists():
-        write(read_recipe(RECIPE, []), None, place, SHARD_BYTES)
+        import_dataset(read_recipe(RECIPE, []), None, place)
     ranks.barrier()

@@ -1,6 +1,6 @@
-"""Print what a data set directory holds.
+"""Print what a data set holds.
 
-python launch/describe.py DIR [--verify]
+python launch/describe.py DIR_OR_URL [--verify]
 """
 
 import importlib.util
@@ -16,21 +16,22 @@ from rich.console import Console
 from rich.table import Table
 
 from neurochorus.data_shards.describe import DatasetSummary, SessionSummary, summarise
+from neurochorus.launch.shard_tables import entry_remarks
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = ArgumentParser(prog="describe.py", description="Print what a data set directory holds.")
-    parser.add_argument("directory", help="a directory that launch/shard.py made")
+    parser = ArgumentParser(prog="describe.py", description="Print what a data set holds.")
+    parser.add_argument("directory", help="a directory that launch/shard.py made, or its URL (s3, gs, https, hf)")
     parser.add_argument("--verify", action="store_true", help="check every checksum and count")
     options = parser.parse_args(arguments)
     try:
-        summary = summarise(Path(options.directory))
+        summary = summarise(options.directory)
         # piped output is as wide as the tables: nothing is folded or cut off
         console = Console(width=None if sys.stdout.isatty() else 200)
-        console.print(_overview(summary), _sessions(summary), _subjects(summary))
+        console.print(_overview(summary), _sessions(summary), _subjects(summary), *entry_remarks(summary.entries))
         if options.verify:
-            _verify(Path(options.directory))
+            _verify(options.directory)
             console.print("verified: every checksum and count agrees")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _verify(directory: Path) -> None:
+def _verify(directory: str) -> None:
     # imported here because it brings torch, which takes longer to import than everything else takes to run
     from neurochorus.data_shards.dataset import ShardDataset
 

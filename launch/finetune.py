@@ -43,7 +43,7 @@ def _values(options: Any) -> dict[str, Any]:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="finetune.py", description=__doc__)
     parser.add_argument("--model", required=True, help="model directory to start from")
-    parser.add_argument("--data", nargs="+", required=True, help="data set directories with the new sessions")
+    parser.add_argument("--data", nargs="+", required=True, help="data set directories or URLs with the new sessions")
     parser.add_argument(
         "--sessions", nargs="+", default=None, help="ids or patterns, such as 'subject:otter'; default: all"
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from neurochorus.data_shards.remote import is_directory_or_url
 from neurochorus.launch.options import add_sampling
 from neurochorus.models import load, read_training, set_sampling
 from neurochorus.pretrain.evaluation.contexts import read_context
@@ -40,7 +41,7 @@ def run(options: Any) -> Path:
     model = load(options.model, options.device)
     set_sampling(model, options.sampling)
     context_bins = options.context_bins
-    if context_bins is None and Path(options.context).is_dir():
+    if context_bins is None and is_directory_or_url(options.context):
         context_bins = read_training(options.model).get("forecast", {}).get("context_bins")
     context = read_context(
         model,
@@ -70,7 +71,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--session", required=True, help="session id that the model knows")
     parser.add_argument(
-        "--context", default="none", help="data set directory, .npy of counts (trials, bins, units), or none"
+        "--context", default="none", help="data set directory or URL, .npy of counts (trials, bins, units), or none"
     )
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of the data set")
     parser.add_argument(

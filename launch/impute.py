@@ -85,7 +85,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--session", required=True, help="session id that the model knows")
     parser.add_argument(
-        "--data", required=True, help="data set directory, or .npy of counts (trials, bins, units), NaN where missing"
+        "--data",
+        required=True,
+        help="data set, or .npy of counts (trials, bins, units), NaN where missing",
     )
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of the data set")
     parser.add_argument("--bins", type=int, default=None, help="bins of a recording; default: of the shortest sample")

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: Any, console: Console) -> dict[str, Any]:
     """Results as plain values; raises ValueError for a model and data that do not fit."""
     model = load(options.model, options.device)
-    corpus = Corpus([Path(path) for path in options.data], model.registry.bin_s)
+    corpus = Corpus(list(options.data), model.registry.bin_s)
     known = {session.session_id for session in model.registry.sessions}
     in_both = [entry for entry in corpus.sessions if entry.session_id in known]
     if not (in_both or options.sessions):
@@ -103,7 +103,7 @@ def _shown(name: str, results: dict[str, Any]) -> Table:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="score_imputation.py", description=__doc__)
     parser.add_argument("--model", required=True, help="model directory")
-    parser.add_argument("--data", nargs="+", required=True, help="data set directories")
+    parser.add_argument("--data", nargs="+", required=True, help="data set directories or URLs")
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
     parser.add_argument(
         "--sessions", nargs="+", default=None, help="ids or patterns; default: all that the model knows"

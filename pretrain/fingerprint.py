@@ -38,7 +38,7 @@ def run_fingerprint(config: RunConfig, data: TrainingData, stage: str) -> Finger
     return {
         "settings": dict(flattened(chosen)),
         "sessions": {
-            entry.session_id: {"units": entry.unit_hash, "recording": short_hash(settings_to_dict(entry))}
+            entry.session_id: {"units": entry.unit_hash, "recording": short_hash(entry.to_json())}
             for entry in data.entries
         },
         "data": data.corpus.hash(),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.corpus import Corpus
@@ -25,7 +24,7 @@ class TrainingData:
 
     @classmethod
     def open(cls, config: RunConfig) -> "TrainingData":
-        corpus = Corpus([Path(path) for path in config.data.paths], config.data.bin_s)
+        corpus = Corpus(config.data.paths, config.data.bin_s)
         return cls(corpus, select_sessions(corpus.sessions, config.data.sessions, config.data.exclude))
 
     @property

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from neurochorus.data_shards.importers.npz import import_npz, source_files
+from neurochorus.data_shards.importers.session import import_files, import_session, session_paths
 from neurochorus.data_shards.importers.synthetic import import_synthetic, session_names
 from neurochorus.data_shards.recipe import Recipe
 from neurochorus.data_shards.recording import Recording
 
-__all__ = ["count_recordings", "import_recordings"]
+__all__ = ["count_recordings", "import_recordings", "import_session", "session_paths"]
 
 
 def import_recordings(recipe: Recipe, source: str | Path | None = None) -> Iterator[Recording]:
@@ -16,17 +16,15 @@ def import_recordings(recipe: Recipe, source: str | Path | None = None) -> Itera
 
     Raises ValueError naming the file, key or session, what was found and what was expected.
     """
-    match recipe.importer:
-        case "npz":
-            return import_npz(recipe, None if source is None else Path(source))
-        case "synthetic":
-            if source is not None:
-                raise ValueError(f"recipe {recipe.name!r} is synthetic and reads no files: leave --source out")
-            return import_synthetic(recipe)
+    if recipe.importer != "synthetic":
+        return import_files(recipe, source)
+    if source is not None:
+        raise ValueError(f"recipe {recipe.name!r} is synthetic and reads no files: leave --source out")
+    return import_synthetic(recipe)
 
 
 def count_recordings(recipe: Recipe, source: str | Path | None = None) -> int:
     """Return how many recordings `import_recordings` will yield."""
-    if recipe.importer == "npz":
-        return len(source_files(recipe, None if source is None else Path(source)))
+    if recipe.importer != "synthetic":
+        return len(session_paths(recipe, source))
     return len(session_names(recipe))

@@ -1,13 +1,16 @@
-"""Reading .npz files; nothing is ever unpickled."""
+"""Reading .npz files; nothing is ever unpickled, and what a file claims to hold is checked before memory is taken."""
 
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from neurochorus.data_shards.importers.source import Source
+from neurochorus.data_shards.importers.npy_header import read_header
+from neurochorus.data_shards.importers.source import KeyInfo, Source, refuse_bomb
+
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 class Archive(Source):
@@ -31,15 +34,28 @@ class Archive(Source):
     def keys(self) -> list[str]:
         return list(self._arrays.files)
 
+    def info(self, key: str) -> KeyInfo:
+        shape, dtype = self._header(self._existing(key))
+        return KeyInfo(key, shape, dtype.name)
+
     def _read(self, key: str) -> np.ndarray:
+        self._header(key)
         try:
             return self._arrays[key]
+        except DAMAGE as error:
+            raise ValueError(f"{self.where(key)}: damaged ({error}): is the file whole?") from None
+
+    def _header(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Return shape and dtype of an array, once its claims agree with the archive's."""
+        archive: Any = self._arrays.zip
+        names = archive.namelist()
+        try:
+            member = archive.getinfo(key if key in names else f"{key}.npy")
+            self._check_size(key, member.file_size)
+            refuse_bomb(self.where(key), member.file_size, member.compress_size)
+            with archive.open(member) as file:
+                return read_header(cast(BinaryIO, file), member.file_size, self.where(key))
         except ValueError as error:
-            if "allow_pickle" not in str(error):
-                raise ValueError(f"{self.where(key)}: damaged ({error})") from None
-            raise ValueError(
-                f"{self.where(key)}: holds Python objects, and unpickling them could run any code: "
-                "save it as a plain number or text array (for ragged data: all values joined, and a unit index)"
-            ) from None
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise error if self.where(key) in str(error) else ValueError(f"{self.where(key)}: {error}") from None
+        except DAMAGE as error:
             raise ValueError(f"{self.where(key)}: damaged ({error}): is the file whole?") from None

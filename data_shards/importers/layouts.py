@@ -1,161 +1,198 @@
-"""The ways in which a file may hold a signal: by trial, in one stretch, or as spike times to be binned."""
+"""The ways in which a file may hold a signal, brought to one: bins by unit, and the pieces that are unbroken."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from neurochorus.data_shards.importers.archive import Archive
-from neurochorus.data_shards.recipe import Axis, FromKey, SignalRecipe
-from neurochorus.data_shards.recording import as_counts, as_signal
+from neurochorus.data_shards.importers.dense import bin_centers, parts, read_dense, units_of
+from neurochorus.data_shards.importers.grid import Grid, bins_inside, intersect, merge
+from neurochorus.data_shards.importers.notes import Notes
+from neurochorus.data_shards.importers.samples import open_samples, reduce_samples
+from neurochorus.data_shards.importers.scratch import blocks, columns_of
+from neurochorus.data_shards.importers.source import Source
+from neurochorus.data_shards.importers.spikes import count_spikes, open_spikes, plausible, recorded_span, tally
+from neurochorus.data_shards.importers.trials import Trials, read_trials
+from neurochorus.data_shards.importers.units import UnitTable
+from neurochorus.data_shards.recipe import Recipe
 
-BIN_TOLERANCE = 1e-6  # of a bin: a spike at start + k * bin_s belongs to bin k in spite of rounding
+
+@dataclass(frozen=True)
+class Piece:
+    """Bins [start, stop) that belong together: a stretch, or the trial that stands in row `trial` of its table."""
+
+    start: int
+    stop: int
+    trial: int | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A signal in bins: trials joined end to end (trial_bins each), or one stretch (trial_bins None).
-
-    centers_T: the absolute time of each bin's middle in s, where known.
-    """
+    """A signal in bins (T, C) of the kept units; kept_C says which of the file's units those are."""
 
     signal_TC: np.ndarray
-    trial_bins: int | None
-    centers_T: np.ndarray | None
-    notes: dict[str, Any]
+    kept_C: np.ndarray
+    pieces: list[Piece]
+    good_T: np.ndarray | None = None
+    "False in bins that no segment may hold; None: all are good."
+    centers_T: np.ndarray | None = None
+    "The time of each bin's middle in s, where known."
+    trials: int = 0
+    "Rows of the table of trials, or of the array by trial; 0 without trials."
+    trial_bins: int | None = None
+    "Bins of each trial, for an array by trial."
+    splits: dict[str, int] = field(default_factory=dict)
+    "Trials of each split, in the order of the array, where each split is an array of its own."
 
-    @property
-    def trials(self) -> int:
-        return len(self.signal_TC) // self.trial_bins if self.trial_bins else 0
 
-
-def read_layout(archive: Archive, recipe: SignalRecipe, modality: str, bin_s: float, units: int | None) -> Layout:
-    """Return the signal of a file; `units` is how many the file describes, where it does.
+def read_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable, notes: Notes) -> Layout:
+    """Return the signal of a file, and note what was left out.
 
     Raises ValueError naming file and key for wrong shapes, counts that are none, and spikes out of order or range.
     """
-    if recipe.layout == "spike_times":
-        return _bin_spike_times(archive, recipe, bin_s, units)
-    assert recipe.key is not None
-    natural: list[Axis] = ["trial", "bin", "unit"] if recipe.layout == "trials" else ["bin", "unit"]
-    values = archive.array(recipe.key, ndim=len(natural))
-    if 0 in values.shape:
-        raise ValueError(f"{archive.where(recipe.key)}: is empty, of shape {values.shape}")
-    values = values.transpose([(recipe.axes or natural).index(axis) for axis in natural])
-    convert = as_counts if modality == "spikes" else as_signal
-    signal = convert(values, f"{archive.where(recipe.key)} ({', '.join(natural)})")
-    return Layout(
-        signal_TC=signal.reshape(-1, signal.shape[-1]),
-        trial_bins=signal.shape[1] if recipe.layout == "trials" else None,
-        centers_T=_bin_centers(archive, recipe, signal.shape[:-1], bin_s),
-        notes={"layout": recipe.layout, "binned": "in the source file"},
-    )
+    assert recipe.signal is not None
+    signal = recipe.signal
+    notes.facts["layout"] = signal.layout
+    if signal.layout == "spike_times":
+        return _spike_layout(source, recipe, bin_s, table, notes)
+    sampled = signal.sampling is not None
+    if signal.layout == "continuous" and signal.bin_centers is None and signal.key is not None and not sampled:
+        sampled = source.has(signal.key) and source.timing(signal.key) is not None
+    layout = (_sample_layout if sampled else _dense_layout)(source, recipe, bin_s, table, notes)
+    if recipe.units.min_rate is None:
+        return layout
+    kept_C = table.too_slow(layout.kept_C, *_spikes_and_seconds(layout, bin_s))
+    still = kept_C[layout.kept_C]
+    return replace(layout, signal_TC=columns_of(layout.signal_TC, still, str(source.path)), kept_C=kept_C)
 
 
-def _bin_centers(archive: Archive, recipe: SignalRecipe, shape: tuple[int, ...], bin_s: float) -> np.ndarray | None:
-    if recipe.bin_centers is None:
-        return None
-    where = archive.where(recipe.bin_centers)
-    centers = archive.array(recipe.bin_centers)
-    if centers.shape != shape or centers.dtype.kind not in "iuf" or not np.isfinite(centers).all():
+def _spike_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable, notes: Notes) -> Layout:
+    assert recipe.signal is not None
+    spikes = plausible(open_spikes(source, recipe.signal, table.described), recipe.signal, notes)
+    kept_C = table.kept(spikes.units)
+    span = recorded_span(source, recipe.signal, spikes, bin_s)
+    whole = Grid.of(span, bin_s)
+    start_s = float(whole.starts_s[0])
+    notes.facts |= {"binned": f"spike times counted in bins of {bin_s:.6g} s", "start_s": start_s}
+    grid, pieces, trials = _cut(source, recipe, span, bin_s, notes)
+    kept_C, good_T = table.observed(kept_C, grid.centers(), bin_s)
+    spikes_C, outside, first = tally(spikes, whole, grid)
+    if outside and recipe.signal.outside == "refuse":
         raise ValueError(
-            f"{where}: is {centers.dtype} of shape {centers.shape}; expected finite times of shape {shape}"
-        )
-    steps = np.diff(centers.astype(np.float64), axis=-1)
-    if steps.size and np.abs(steps - bin_s).max() > 0.01 * bin_s:
-        raise ValueError(
-            f"{where}: bins are {steps.min():.6g} to {steps.max():.6g} s apart but bin_s is {bin_s:.6g}: correct bin_s"
-        )
-    return centers.astype(np.float64).reshape(-1)
-
-
-def _bin_spike_times(archive: Archive, recipe: SignalRecipe, bin_s: float, units: int | None) -> Layout:
-    assert recipe.times is not None
-    assert recipe.unit_index is not None
-    times, unit_index = archive.times(recipe.times), _unit_index(archive, recipe.unit_index, units)
-    if len(times) != len(unit_index):
-        raise ValueError(
-            f"{archive.where(recipe.times)} has {len(times)} spikes but {recipe.unit_index!r} has {len(unit_index)}: "
-            "expected one unit for each spike"
-        )
-    if len(times) == 0:
-        raise ValueError(f"{archive.where(recipe.times)}: holds no spike")
-    _check_order(archive.where(recipe.times), times, unit_index)
-    start_s, bins = _span(archive, recipe, times, bin_s)
-    bin_index = np.floor((times - start_s) / bin_s + BIN_TOLERANCE).astype(np.int64)
-    inside = (bin_index >= 0) & (bin_index < bins)
-    if not inside.all() and recipe.outside == "refuse":
-        first = times[np.argmin(inside)]
-        raise ValueError(
-            f"{archive.where(recipe.times)}: {int((~inside).sum())} spikes lie outside the {bins} whole bins from "
-            f"{start_s:.6g} to {start_s + bins * bin_s:.6g} s, the first at {first:.6g} s: "
+            f"{spikes.where}: {outside} spikes lie outside the {whole.total} whole bins from "
+            f"{start_s:.6g} to {start_s + whole.total * bin_s:.6g} s, the first at {first:.6g} s: "
             "correct start_s and stop_s, or set `outside: drop`"
         )
-    columns = units if units is not None else int(unit_index.max()) + 1
-    where = f"{archive.where(recipe.times)} (bin, unit)"
-    return Layout(
-        signal_TC=as_counts(_count(bin_index[inside], unit_index[inside], (bins, columns), where), where),
-        trial_bins=None,
-        centers_T=start_s + (np.arange(bins) + 0.5) * bin_s,
-        notes={
-            "layout": recipe.layout,
-            "binned": f"spike times counted in bins of {bin_s:.6g} s",
-            "start_s": start_s,
-            "spikes_dropped": int((~inside).sum()),
-        },
-    )
+    notes.facts["spikes_dropped"] = outside
+    notes.drop("spikes", "before start_s or from stop_s on", outside)
+    kept_C = table.too_slow(kept_C, spikes_C, grid.total * bin_s)
+    notes.drop("spikes", "of units that are dropped", int(spikes_C[~kept_C].sum()))
+    signal_TC = count_spikes(spikes, grid, kept_C)
+    return Layout(signal_TC, kept_C, pieces, good_T, grid.centers(), 0 if trials is None else trials.count)
 
 
-def _count(bin_index: np.ndarray, unit_index: np.ndarray, shape: tuple[int, int], where: str) -> np.ndarray:
-    """Return how often each (bin, unit) occurs, uint16; unit by unit, as bincount makes 8 bytes a cell."""
-    counts_TC = np.zeros(shape, dtype=np.uint16)
-    for unit in np.unique(unit_index):
-        counts_TC[:, unit] = as_counts(np.bincount(bin_index[unit_index == unit], minlength=shape[0]), where)
-    return counts_TC
+def _sample_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable, notes: Notes) -> Layout:
+    assert recipe.signal is not None
+    samples = open_samples(source, recipe.signal, bin_s, notes)
+    kept_C = table.kept(samples.array.shape[-1])
+    how = recipe.signal.reduce or ("sum" if recipe.modality == "spikes" else "mean")
+    notes.facts |= {
+        "binned": f"{how} of samples {samples.clock.step:.6g} s apart in bins of {bin_s:.6g} s",
+        "start_s": float(samples.clock.runs[0, 0]),
+    }
+    grid, pieces, trials = _cut(source, recipe, samples.clock.runs, bin_s, notes)
+    kept_C, good_T = table.observed(kept_C, grid.centers(), bin_s)
+    signal_TC, filled_T = reduce_samples(samples, grid, kept_C, recipe.modality, how)
+    notes.drop("bins", "no sample", int((~filled_T).sum()))
+    good_T = filled_T if good_T is None else good_T & filled_T
+    return Layout(signal_TC, kept_C, pieces, good_T, grid.centers(), 0 if trials is None else trials.count)
 
 
-def _unit_index(archive: Archive, key: str, units: int | None) -> np.ndarray:
-    index = archive.array(key, ndim=1)
-    where = archive.where(key)
-    if index.dtype.kind not in "iu":
-        raise ValueError(f"{where}: is of type {index.dtype}; expected whole numbers from 0, the unit of each spike")
-    lowest, highest = (int(index.min()), int(index.max())) if len(index) else (0, 0)
-    if lowest < 0 or (units is not None and highest >= units):
-        known = "" if units is None else f" and the file describes {units} units"
-        raise ValueError(f"{where}: runs from {lowest} to {highest}{known}; expected units numbered from 0")
-    return index.astype(np.int64)
+def _dense_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable, notes: Notes) -> Layout:
+    assert recipe.signal is not None
+    found = parts(source, recipe.signal)
+    first = found[0][1][0]
+    kept_C = table.kept(units_of(found[0][1]))
+    centers_T = bin_centers(source, recipe.signal.bin_centers, first.shape[:-1], bin_s)
+    notes.facts["binned"] = "in the source file"
+    if recipe.signal.layout == "trials":
+        bins = first.shape[1]
+        splits = {str(split): arrays[0].shape[0] for split, arrays in found if split is not None}
+        trials = sum(arrays[0].shape[0] for _, arrays in found)
+        pieces = [Piece(trial * bins, (trial + 1) * bins, trial) for trial in range(trials)]
+        signal_TC = read_dense(found, recipe.modality, kept_C)
+        return Layout(signal_TC, kept_C, pieces, None, centers_T, trials, bins, splits)
+    good_T, pieces, trials = None, [Piece(0, first.shape[0])], 0
+    if centers_T is not None:
+        kept_C, good_T = table.observed(kept_C, centers_T, bin_s)
+        good_T = _observed_bins(source, recipe, centers_T, bin_s, good_T, notes)
+        pieces, trials = _pieces_between(source, recipe, centers_T, bin_s, notes) or (pieces, 0)
+    return Layout(read_dense(found, recipe.modality, kept_C), kept_C, pieces, good_T, centers_T, trials)
 
 
-def _check_order(where: str, times: np.ndarray, unit_index: np.ndarray) -> None:
-    """Refuse times that go back within a unit: a sign of joined pieces, or of another unit of time."""
-    by_unit = np.argsort(unit_index, kind="stable")
-    backwards = (np.diff(times[by_unit]) < 0) & (np.diff(unit_index[by_unit]) == 0)
-    if backwards.any():
-        at = by_unit[int(np.argmax(backwards)) + 1]
+def _cut(
+    source: Source, recipe: Recipe, recorded: np.ndarray, bin_s: float, notes: Notes
+) -> tuple[Grid, list[Piece], Trials | None]:
+    """Return the bins of the trials, or of all that was recorded (intervals (n, 2)) and observed, and the pieces."""
+    if recipe.observed is not None:
+        observed = _observed(source, recipe)
+        seconds = float((recorded[:, 1] - recorded[:, 0]).sum())
+        recorded = intersect(recorded, observed)
+        lost = seconds - float((recorded[:, 1] - recorded[:, 0]).sum())
+        notes.drop("bins", "not observed", round(lost / bin_s))
+    trials = None
+    if recipe.trials is not None:
+        trials = read_trials(source, recipe.trials, recorded, bin_s, notes)
+    grid = Grid.of(recorded if trials is None else trials.intervals, bin_s)
+    if grid.total == 0:
+        raise ValueError(f"{source.path}: no whole bin of {bin_s:.6g} s was recorded and observed: check the times")
+    rows = [None] * len(grid.bins) if trials is None else [int(row) for row in trials.rows]
+    ends = np.cumsum(grid.bins)
+    pieces = [Piece(int(stop - bins), int(stop), row) for stop, bins, row in zip(ends, grid.bins, rows)]
+    return grid, pieces, trials
+
+
+def _pieces_between(
+    source: Source, recipe: Recipe, centers_T: np.ndarray, bin_s: float, notes: Notes
+) -> tuple[list[Piece], int] | None:
+    """Return the trials of a signal that is in bins already: the bins whose middle lies in each."""
+    if recipe.trials is None:
+        return None
+    recorded = np.array([[centers_T[0] - bin_s / 2, centers_T[-1] + bin_s / 2]])
+    trials = read_trials(source, recipe.trials, recorded, bin_s, notes)
+    starts, stops = (np.searchsorted(centers_T, trials.intervals[:, column]) for column in (0, 1))
+    found = zip(starts.tolist(), stops.tolist(), trials.rows.tolist())
+    return [Piece(start, stop, row) for start, stop, row in found if stop > start], trials.count
+
+
+def _observed_bins(
+    source: Source, recipe: Recipe, centers_T: np.ndarray, bin_s: float, good_T: np.ndarray | None, notes: Notes
+) -> np.ndarray | None:
+    if recipe.observed is None:
+        return good_T
+    inside_T = bins_inside(centers_T, bin_s, _observed(source, recipe))
+    notes.drop("bins", "not observed", int((~inside_T).sum()))
+    return inside_T if good_T is None else good_T & inside_T
+
+
+def _observed(source: Source, recipe: Recipe) -> np.ndarray:
+    """Return the merged stretches in which something was recorded, (n, 2) in s."""
+    assert recipe.observed is not None
+    starts, stops = source.times(recipe.observed.start), source.times(recipe.observed.stop)
+    if len(starts) != len(stops):
         raise ValueError(
-            f"{where}: unit {unit_index[at]} goes back to {times[at]:.6g} s at spike {at}: "
-            "sort each unit's times (and check that they are not pieces of several recordings)"
+            f"{source.where(recipe.observed.start)}: has {len(starts)} times but {recipe.observed.stop!r} has "
+            f"{len(stops)}"
         )
+    return merge(np.stack([starts, stops], axis=1))
 
 
-def _span(archive: Archive, recipe: SignalRecipe, times: np.ndarray, bin_s: float) -> tuple[float, int]:
-    """Return where bin 0 starts (s) and how many bins there are."""
-    if recipe.start_s is None and times.min() < 0:
-        raise ValueError(
-            f"{archive.where(recipe.times or '')}: the earliest spike is at {times.min():.6g} s: "
-            "times are negative; set signal.start_s if that is meant"
-        )
-    start_s = _seconds(archive, recipe.start_s, float(np.floor(times.min() / bin_s + BIN_TOLERANCE) * bin_s))
-    if recipe.stop_s is None:
-        bins = int(np.floor((times.max() - start_s) / bin_s + BIN_TOLERANCE)) + 1
-    else:
-        bins = int(np.floor((_seconds(archive, recipe.stop_s, 0.0) - start_s) / bin_s + BIN_TOLERANCE))
-    if bins < 1:
-        raise ValueError(f"{archive.path}: no whole bin of {bin_s:.6g} s from start_s ({start_s:.6g} s) to stop_s")
-    return start_s, bins
-
-
-def _seconds(archive: Archive, value: float | FromKey | None, default: float) -> float:
-    if value is None:
-        return default
-    return archive.number(value.key) if isinstance(value, FromKey) else float(value)
+def _spikes_and_seconds(layout: Layout, bin_s: float) -> tuple[np.ndarray, float]:
+    """Return the spikes of each unit of the file in all pieces, 0 for those not kept, and how long those are."""
+    spikes_C = np.zeros(len(layout.kept_C))
+    bins = 0
+    for piece in layout.pieces:
+        bins += piece.stop - piece.start
+        for start, stop in blocks(piece.stop - piece.start, 8 * layout.signal_TC.shape[1]):
+            part = layout.signal_TC[piece.start + start : piece.start + stop]
+            spikes_C[layout.kept_C] += part.sum(axis=0, dtype=np.float64)
+    return spikes_C, bins * bin_s

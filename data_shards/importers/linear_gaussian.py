@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from neurochorus.data_shards.recipe import LinearGaussianRecipe
+from neurochorus.data_shards.recipe_synthetic import LinearGaussianRecipe
 
 
 @dataclass(frozen=True)

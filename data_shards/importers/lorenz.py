@@ -14,7 +14,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
-from neurochorus.data_shards.recipe import LorenzRecipe
+from neurochorus.data_shards.recipe_synthetic import LorenzRecipe
 
 SIGMA, RHO, BETA = 10.0, 28.0, 2.667
 START = np.array([-9.787, -15.039, 20.534])  # dysts.flows.Lorenz; LDNS adds noise of sd 2

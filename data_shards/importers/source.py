@@ -8,13 +8,16 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from neurochorus.data_shards.naming import nearest_hint
+from neurochorus.data_shards.recipe_keys import FromKey
 
 HASH_BLOCK = 2**20
+LARGEST_WHOLE = 2**34  # bytes of an array that is read at once; signals and spike times are read in pieces
+BOMB_RATIO = 2000  # deflate reaches 1032: more was never written by a compressor of numbers
 
 
 class ArrayView(Protocol):
@@ -37,14 +40,33 @@ class KeyInfo:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Timing:
+    """When the samples of a series were taken, and how stored values become values in its unit, for self-describing
+    formats: values * scale + offset. Either `times` (the key of its times in s) or `rate` (1/s) and `start_s`."""
+
+    times: str | None = None
+    rate: float | None = None
+    start_s: float = 0.0
+    scale: float = 1.0
+    offset: float = 0.0
+
+
 class Source(ABC):
     """An open file; a context manager. Problems are ValueErrors that name file and key.
 
     A format implements `keys`, `_read`, and, where arrays need not be read whole, `view`, `info` and `ragged`.
     """
 
+    separator = "/"
+    "Stands between the name of a table and that of its column."
+    tables: ClassVar[dict[str, str]] = {}
+    "The tables `units` and `trials` of a self-describing format: used where the recipe names none."
+
     def __init__(self, path: Path):
         self.path = path
+        self.notes: list[str] = []
+        "Plain sentences on what is odd about the file; more may come as arrays are read."
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +116,15 @@ class Source(ABC):
             "each unit has (`unit_counts`)"
         )
 
+    def timing(self, key: str) -> Timing | None:
+        """Return when the samples of the series called `key` were taken, where the format itself says so."""
+        return None
+
+    def column(self, table: str | None, key: str) -> str:
+        """Return the full key of a column: in `table` if it is there, else `key` itself."""
+        inside = f"{table}{self.separator}{key}"
+        return inside if table is not None and self.has(inside) else key
+
     def scalar(self, key: str) -> str | float:
         """Return the one value of an array as text or number; a whole number comes back as an int."""
         values = self.array(key)
@@ -132,6 +163,14 @@ class Source(ABC):
             return digest.hexdigest()
         return file_sha256(self.path)
 
+    def _check_size(self, key: str, size: int) -> None:
+        """Refuse to read an array of so many bytes at once."""
+        if size > LARGEST_WHOLE:
+            raise ValueError(
+                f"{self.where(key)}: has {size} bytes, too many to be read at once (signals and spike times are read "
+                "in pieces where the format allows: HDF5, .npy and .mat v7.3)"
+            )
+
     def _existing(self, key: str) -> str:
         if not self.has(key):
             raise ValueError(f"{self.path}: has no array {key!r}; {nearest_hint(key, self.keys(), 'arrays')}")
@@ -150,3 +189,19 @@ def file_sha256(path: Path) -> str:
         while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def number_or_key(source: Source, value: float | FromKey | None, default: float) -> float:
+    """Return a number of a recipe, or the one that it points to in the file; `default` where it has none."""
+    if value is None:
+        return default
+    return source.number(value.key) if isinstance(value, FromKey) else float(value)
+
+
+def refuse_bomb(where: str, size: int, stored: int) -> None:
+    """Raise ValueError for data that claims to be far larger than any compressor could have made it."""
+    if size > 2**26 and size > BOMB_RATIO * max(stored, 1):
+        raise ValueError(
+            f"{where}: claims {size} bytes but the file stores {stored} for it: it is not read, as a damaged or "
+            "hostile file would fill the memory"
+        )

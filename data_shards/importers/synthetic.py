@@ -6,7 +6,8 @@ import numpy as np
 
 from neurochorus.data_shards.importers.linear_gaussian import make_system, random_drive, simulate
 from neurochorus.data_shards.importers.lorenz import BIAS, bias_for_rate, random_read_out, simulate_lorenz, softplus
-from neurochorus.data_shards.recipe import Recipe, SyntheticRecipe
+from neurochorus.data_shards.recipe import Recipe
+from neurochorus.data_shards.recipe_synthetic import SyntheticRecipe
 from neurochorus.data_shards.recording import Recording, Segment, Unit, as_counts
 from neurochorus.data_shards.splits import random_splits
 
@@ -22,34 +23,39 @@ def session_names(recipe: Recipe) -> list[tuple[str, str]]:
 
 def import_synthetic(recipe: Recipe) -> Iterator[Recording]:
     """Yield the sessions of a synthetic recipe; the same seed gives the same recordings."""
+    return (synthetic_session(recipe, number) for number in range(len(session_names(recipe))))
+
+
+def synthetic_session(recipe: Recipe, number: int) -> Recording:
+    """Return one session of a synthetic recipe, counted from 0 in the order of `session_names`."""
     assert recipe.synthetic is not None
     assert isinstance(recipe.bin_s, float)
     synthetic = recipe.synthetic
-    for number, (subject_id, session_id) in enumerate(session_names(recipe)):
-        generator = np.random.default_rng([synthetic.seed, SESSION_STREAM, number])
-        units = int(generator.integers(synthetic.units[0], synthetic.units[1] + 1))
-        make = _lorenz_session if synthetic.system == "lorenz" else _linear_gaussian_session
-        signal_TC, covariates, truth = make(synthetic, units, generator)
-        splits = random_splits(synthetic.trials, recipe.split)
-        bins = synthetic.trial_bins
-        yield Recording(
-            session_id=session_id,
-            subject_id=subject_id,
-            modality="spikes" if synthetic.system == "lorenz" else "continuous",
-            bin_s=recipe.bin_s,
-            signal_TC=signal_TC,
-            units=[Unit(unit_id=f"u{unit:04d}", region="synthetic") for unit in range(units)],
-            segments=[Segment(start=i * bins, stop=(i + 1) * bins, split=split) for i, split in enumerate(splits)],
-            covariates=covariates,
-            provenance={
-                "importer": "synthetic",
-                "licence": recipe.licence,
-                "source": recipe.source_name,
-                "system": synthetic.system,
-                "seed": synthetic.seed,
-                "truth": truth,
-            },
-        )
+    subject_id, session_id = session_names(recipe)[number]
+    generator = np.random.default_rng([synthetic.seed, SESSION_STREAM, number])
+    units = int(generator.integers(synthetic.units[0], synthetic.units[1] + 1))
+    make = _lorenz_session if synthetic.system == "lorenz" else _linear_gaussian_session
+    signal_TC, covariates, truth = make(synthetic, units, generator)
+    splits = random_splits(synthetic.trials, recipe.split)
+    bins = synthetic.trial_bins
+    return Recording(
+        session_id=session_id,
+        subject_id=subject_id,
+        modality="spikes" if synthetic.system == "lorenz" else "continuous",
+        bin_s=recipe.bin_s,
+        signal_TC=signal_TC,
+        units=[Unit(unit_id=f"u{unit:04d}", region="synthetic") for unit in range(units)],
+        segments=[Segment(start=i * bins, stop=(i + 1) * bins, split=split) for i, split in enumerate(splits)],
+        covariates=covariates,
+        provenance={
+            "importer": "synthetic",
+            "licence": recipe.licence,
+            "source": recipe.source_name,
+            "system": synthetic.system,
+            "seed": synthetic.seed,
+            "truth": truth,
+        },
+    )
 
 
 Session = tuple[np.ndarray, dict[str, np.ndarray], dict[str, object]]

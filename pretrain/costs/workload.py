@@ -9,6 +9,7 @@ import numpy as np
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.recording import unit_hash
+from neurochorus.data_shards.remote import is_url
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.training_data import TrainingData
 
@@ -53,7 +54,7 @@ class Assumed:
 
 def workload(config: RunConfig, assumed: Assumed) -> Workload:
     """Of the run's data sets if they are there, else as assumed. Raises ValueError for data that do not fit the run."""
-    if any(not Path(path).exists() for path in config.data.paths):
+    if any(not (is_url(path) or Path(path).exists()) for path in config.data.paths):
         return _assumed_workload(config, assumed)
     data = TrainingData.open(config)
     plan = data.plan(config, "dynamics")

@@ -11,6 +11,7 @@ import numpy as np
 
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.naming import nearest_hint
+from neurochorus.data_shards.remote import is_directory_or_url
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.evaluation.windows import Windows, known_to_forecast, read_windows
@@ -57,15 +58,15 @@ def read_context(
     path, given = Path(source), None
     if covariates not in (KNOWN, DATA, NONE):
         given = covariates_from_file(Path(covariates), model, trials)
-    if covariates == DATA and not path.is_dir():
+    if covariates == DATA and not is_directory_or_url(source):
         raise ValueError(f"covariates data: the context {source!r} is no data set directory to take them from")
     if source == "none":
         count = trials or (next(len(values) for values in given.values()) if given else TRIALS_FROM_NOTHING)
         context = _from_nothing(session_id, list(session.unit_ids), count)
+    elif is_directory_or_url(source):
+        context = _from_data_set(model, source, session_id, split, context_bins, horizon_bins, trials, covariates)
     elif path.suffix == ".npy":
         context = _from_array(path, session_id, list(session.unit_ids), context_bins, trials)
-    elif path.is_dir():
-        context = _from_data_set(model, path, session_id, split, context_bins, horizon_bins, trials, covariates)
     else:
         raise ValueError(f"context {source!r}: expected a data set directory, an .npy file or 'none'")
     return context if given is None else _with_covariates(context, given, horizon_bins, covariates)
@@ -104,7 +105,7 @@ def _from_nothing(session_id: str, unit_ids: list[str], count: int) -> Context:
 
 def _from_data_set(
     model: NeuralModel,
-    path: Path,
+    path: str,
     session_id: str,
     split: str,
     context_bins: int | None,

@@ -13,6 +13,7 @@ import torch
 
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.naming import nearest_hint
+from neurochorus.data_shards.remote import is_directory_or_url
 from neurochorus.models import NeuralModel
 from neurochorus.models.imputation import Imputation
 from neurochorus.pretrain.covariates import refuse_other_widths
@@ -80,8 +81,8 @@ def read_partly_observed(
             raise ValueError(f"{name}: expected 1 or more, found {value}")
     if covariates == KNOWN:
         raise ValueError(f"covariates {covariates!r}: expected {DATA}, {NONE} or an .npz file that exists")
-    if Path(source).is_dir():
-        return _from_data_set(model, session_id, Path(source), split, bins, trials, covariates)
+    if is_directory_or_url(source):
+        return _from_data_set(model, session_id, source, split, bins, trials, covariates)
     if Path(source).suffix != ".npy":
         raise ValueError(f"data {source!r}: expected a data set directory or an .npy file of counts")
     given = NONE if covariates == DATA else covariates
@@ -105,7 +106,7 @@ def read_partly_observed(
 def _from_data_set(
     model: NeuralModel,
     session_id: str,
-    path: Path,
+    path: str,
     split: str,
     bins: int | None,
     trials: int | None,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from neurochorus.data_shards.manifest import Manifest
+from neurochorus.data_shards.files import data_files
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.preflight.network import clock_offset, finds_the_same_folder
@@ -76,18 +76,14 @@ def read_data_sets(paths: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     problems: list[str] = []
     for path in paths:
         try:
-            manifest = Manifest.load(path)
+            files = data_files(path)
+            manifest = files.manifest()
         except (ValueError, OSError) as error:
             hashes[path] = UNREADABLE
             problems.append(str(error))
             continue
         hashes[path] = manifest.hash()
-        for shard in manifest.shards:
-            file = Path(path) / shard.file
-            size = file.stat().st_size if file.is_file() else None
-            if size != shard.bytes:
-                found = "is missing" if size is None else f"has {size} bytes"
-                problems.append(f"{file} {found}, the manifest says {shard.bytes} bytes: copy it again")
+        problems += [f"{path}: {problem}: copy it again" for problem in files.missing(manifest)]
     return hashes, problems
 
 

@@ -9,7 +9,7 @@ from neurochorus.data_shards.importers.linear_gaussian import (
     random_drive,
     simulate,
 )
-from neurochorus.data_shards.recipe import LinearGaussianRecipe
+from neurochorus.data_shards.recipe_synthetic import LinearGaussianRecipe
 
 
 def make(drive: int = 0, units: int = 3, **changes: list[float]) -> tuple[LinearGaussianRecipe, LinearGaussianSystem]:

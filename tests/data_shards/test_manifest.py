@@ -1,7 +1,9 @@
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from neurochorus.data_shards.manifest import Manifest, SessionEntry, ShardEntry, select_sessions
@@ -51,7 +53,7 @@ def test_the_hash_changes_with_any_value() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"format_version": 99}, "format version 99; this neurochorus reads version 1"),
+        ({"format_version": 99}, "format version 99; this neurochorus reads versions 1 and 2"),
         ({"format_version": None}, "format version None"),
         ({"nmae": "x"}, r"nmae: unknown key; did you mean 'name'\?"),
         ({"sessions": [{"session_id": "a"}]}, "sessions.0.subject_id: missing"),
@@ -116,3 +118,63 @@ def test_a_selection_of_nothing_is_refused(include: list[str] | None, exclude: l
     entries = [make_entry("fox_s1", "fox"), make_entry("hare_s1", "hare")]
     with pytest.raises(ValueError, match=message):
         select_sessions(entries, include, exclude)
+
+
+def version_1(manifest: Manifest) -> str:
+    """The text that neurochorus wrote until it kept units as columns: one dict a unit, all in one line."""
+    sessions = [entry.to_json() | {"units": list(entry.units)} for entry in manifest.sessions]
+    shards = [vars(shard) for shard in manifest.shards]
+    values = {"format_version": 1, "name": manifest.name, "sessions": sessions, "shards": shards}
+    values |= {"splits": manifest.splits, "provenance": manifest.provenance}
+    return json.dumps(values, sort_keys=True, separators=(",", ":")) + "\n"
+
+
+def test_version_1_is_read_with_the_hash_that_its_index_carries(tmp_path: Path) -> None:
+    manifest = make_manifest(make_entry(), make_entry("hare_s1"))
+    text = version_1(manifest)
+    (tmp_path / "manifest.json").write_text(text)
+    found = Manifest.load(tmp_path)
+    assert found.format_version == 1
+    assert found.sessions == manifest.sessions
+    assert found.hash() == hashlib.sha256(text.rstrip("\n").encode()).hexdigest()[:16]
+
+
+def test_units_are_columns_with_gaps(tmp_path: Path) -> None:
+    rows = [{"unit_id": "a", "region": "CA1", "depth": 3.0}, {"unit_id": "b", "region": "", "quality": "good"}]
+    manifest = make_manifest(make_entry(units=rows, unit_mean=[1, 2], unit_sd=[0, 1]))
+    manifest.save(tmp_path / "manifest.json")
+    units = Manifest.load(tmp_path).sessions[0].units
+    assert list(units) == rows
+    assert (units.ids, len(units), units[1]["quality"]) == (["a", "b"], 2, "good")
+    assert isinstance(units.columns["depth"], np.ndarray)
+    lines = (tmp_path / "manifest.json").read_text().splitlines()
+    assert json.loads(lines[1])["units"]["depth"] == [3.0, None]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"units": {"unit_id": ["a"], "region": []}}, "'fox_s1': units: columns differ in length"),
+        ({"units": {"unit_id": [None]}}, r"'fox_s1': units\[0\]: has no unit_id"),
+        ({"units": {"unit_id": ["a"], "region": [["x"]]}}, "'fox_s1': units: region holds list; expected text"),
+        ({"units": "a"}, "'fox_s1': units: expected a mapping of columns, found str"),
+        ({"unit_sd": ["0.1"]}, "'fox_s1': unit_sd: expected a list of numbers"),
+        ({"unit_sd": None}, "'fox_s1': unit_sd: expected a list of numbers"),
+        ({"provenance": []}, "'fox_s1': provenance: expected a mapping, found list"),
+        ({"colour": "red"}, "sessions.0.colour: unknown key"),
+    ],
+)
+def test_bad_columns_are_refused_by_session(tmp_path: Path, edit: dict[str, Any], message: str) -> None:
+    values = json.loads(version_1(make_manifest())) | {"format_version": 2}
+    values["sessions"][0] |= edit
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        Manifest.load(tmp_path)
+
+
+def test_a_session_without_its_columns_is_refused(tmp_path: Path) -> None:
+    values = json.loads(version_1(make_manifest()))
+    del values["sessions"][0]["unit_mean"]
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="'fox_s1': unit_mean: missing"):
+        Manifest.load(tmp_path)

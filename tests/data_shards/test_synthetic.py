@@ -12,7 +12,8 @@ from neurochorus.data_shards.importers.lorenz import (
     simulate_lorenz,
     softplus,
 )
-from neurochorus.data_shards.recipe import LorenzRecipe, Recipe
+from neurochorus.data_shards.recipe import Recipe
+from neurochorus.data_shards.recipe_synthetic import LorenzRecipe
 from neurochorus.data_shards.settings import parse_settings
 
 

@@ -39,6 +39,67 @@ def test_shard_then_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert expected in printed
 
 
+def save_session(path: Path, trials: int = 20) -> None:
+    counts = np.random.default_rng(0).poisson(1.0, (trials, 10, 4)).astype(np.uint8)
+    np.savez(path, counts=counts, animal=np.array("fox"), good=np.array([1, 1, 0, 1]))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> list[str]:
+    """Arguments that import a folder with three sessions, of which the second is damaged."""
+    (tmp_path / "source").mkdir()
+    for name in ("a", "b", "c"):
+        save_session(tmp_path / "source" / f"{name}.npz")
+    (tmp_path / "source" / "b.npz").write_bytes(b"damaged")
+    (tmp_path / "recipe.yaml").write_text(
+        "{name: made, importer: npz, bin_s: 0.01, sample_bins: 10, subject_id: {key: animal},"
+        " signal: {layout: trials, key: counts}, units: {where: good == 1}}"
+    )
+    return ["--recipe", str(tmp_path / "recipe.yaml"), "--source", str(tmp_path / "source")]
+
+
+def test_a_dry_run_says_what_would_be_written_and_writes_nothing(
+    tmp_path: Path, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert shard.main([*made, "--dry-run"]) == 1
+    printed = capsys.readouterr().out
+    for expected in ("14/2/4", "28 samples", "not imported: 1", "b.npz", "nothing was written"):
+        assert expected in printed
+    assert "where good == 1" in printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_file_is_listed_and_the_rest_written_then_extended(
+    tmp_path: Path, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "data"
+    assert shard.main([*made, "--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "2 sessions, 40 samples" in printed
+    assert "not imported: 1" in printed
+    save_session(tmp_path / "source" / "b.npz", trials=30)
+    assert shard.main([*made, "--out", str(out), "--extend"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 sessions are in the data set already" in printed
+    assert "3 sessions, 70 samples" in printed
+    assert describe.main([str(out), "--verify"]) == 0
+    printed = capsys.readouterr().out
+    assert "dropped" in printed
+    assert "where good == 1" in printed
+
+
+def test_strict_stops_and_keeps_what_is_done(
+    tmp_path: Path, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shard.main([*made, "--out", str(tmp_path / "data"), "--strict"]) == 1
+    assert "b.npz" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+    save_session(tmp_path / "source" / "b.npz", trials=30)
+    assert shard.main([*made, "--out", str(tmp_path / "data"), "--strict"]) == 0
+    assert "1 sessions had been imported by an interrupted run" in capsys.readouterr().out
+
+
 def test_describe_verify_finds_a_flipped_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_demo(tmp_path / "data")
     path = tmp_path / "data" / "shard-000000.tar"
@@ -57,10 +118,10 @@ def test_describe_reports_what_is_missing(tmp_path: Path, capsys: pytest.Capture
     path = tmp_path / "data" / "shard-000000.tar"
     path.write_bytes(path.read_bytes()[:-512])
     assert describe.main([str(tmp_path / "data")]) == 1
-    assert "shard-000000.tar has" in capsys.readouterr().err
+    assert "cut short" in capsys.readouterr().err
     path.unlink()
     assert describe.main([str(tmp_path / "data")]) == 1
-    assert "shard-000000.tar is missing" in capsys.readouterr().err
+    assert "shard-000000.tar: missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

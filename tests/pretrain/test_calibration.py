@@ -12,7 +12,7 @@ import scoringrules
 from scipy.stats import norm
 
 from neurochorus.data_shards.importers.linear_gaussian import forecast, make_system, simulate
-from neurochorus.data_shards.recipe import LinearGaussianRecipe
+from neurochorus.data_shards.recipe_synthetic import LinearGaussianRecipe
 from neurochorus.pretrain.evaluation import calibration
 from neurochorus.pretrain.evaluation.calibration import (
     LEVELS,

@@ -1,0 +1,82 @@
+"""Pieces of a recording become segments: split into train, valid and test, and broken where bins are left out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from neurochorus.data_shards.importers.grid import runs
+from neurochorus.data_shards.importers.layouts import Layout, Piece
+from neurochorus.data_shards.importers.source import Source
+from neurochorus.data_shards.importers.trials import trial_key
+from neurochorus.data_shards.recipe import Recipe
+from neurochorus.data_shards.recording import SPLITS, Segment
+from neurochorus.data_shards.splits import block_bounds, random_splits
+
+
+def make_segments(source: Source, recipe: Recipe, layout: Layout) -> list[Segment]:
+    """Return the segments of a recording, in order; ValueError where labels or splits do not fit its trials."""
+    if not recipe.has_trials:
+        return _blocks(recipe, layout)
+    labels = {name: _by_trial(source, recipe, item.key, layout.trials) for name, item in recipe.labels.items()}
+    segments = []
+    for piece, split in zip(layout.pieces, _trial_splits(source, recipe, layout)):
+        assert piece.trial is not None
+        for start, stop in _unbroken(piece, layout):
+            # a NaN stands for missing: the label is left out (NaN differs from itself)
+            values: dict[str, Any] = {
+                name: column[piece.trial]
+                for name, column in labels.items()
+                if column[piece.trial] == column[piece.trial]
+            }
+            if layout.centers_T is not None:
+                values.setdefault("first_bin_s", float(layout.centers_T[start]))
+            segments.append(Segment(start=start, stop=stop, split=split, labels=values))
+    return segments
+
+
+def _trial_splits(source: Source, recipe: Recipe, layout: Layout) -> list[str]:
+    if layout.splits:
+        return [split for split, trials in layout.splits.items() for _ in range(trials)]
+    if recipe.split.key is None:
+        return random_splits(len(layout.pieces), recipe.split)
+    values = _by_trial(source, recipe, recipe.split.key, layout.trials)
+    odd = sorted({str(value) for value in values} - set(SPLITS))
+    if odd:
+        raise ValueError(f"{source.where(recipe.split.key)}: holds {odd}; expected {', '.join(SPLITS)}")
+    return [str(values[piece.trial]) for piece in layout.pieces]
+
+
+def _by_trial(source: Source, recipe: Recipe, key: str, trials: int) -> np.ndarray:
+    key = trial_key(source, recipe.trials, key)
+    values = source.array(key, ndim=1)
+    if len(values) != trials or values.dtype.kind not in "Uiufb":
+        raise ValueError(
+            f"{source.where(key)}: is {values.dtype} of length {len(values)}; "
+            f"expected text or numbers for {trials} trials"
+        )
+    return values
+
+
+def _blocks(recipe: Recipe, layout: Layout) -> list[Segment]:
+    """Return the blocks of a long recording; where a piece or good bins end within one, its parts share its split."""
+    parts = [_parts(start, stop, layout) for start, stop in block_bounds(len(layout.signal_TC), recipe.split)]
+    parts = [spans for spans in parts if spans]
+    splits = random_splits(len(parts), recipe.split)
+    return [
+        Segment(start=start, stop=stop, split=split) for spans, split in zip(parts, splits) for start, stop in spans
+    ]
+
+
+def _parts(start: int, stop: int, layout: Layout) -> list[tuple[int, int]]:
+    """Return the unbroken spans within bins [start, stop)."""
+    pieces = [Piece(max(start, piece.start), min(stop, piece.stop)) for piece in layout.pieces]
+    return [span for piece in pieces if piece.stop > piece.start for span in _unbroken(piece, layout)]
+
+
+def _unbroken(piece: Piece, layout: Layout) -> Iterator[tuple[int, int]]:
+    if layout.good_T is None:
+        yield piece.start, piece.stop
+        return
+    for start, stop in runs(layout.good_T[piece.start : piece.stop]).tolist():
+        yield piece.start + start, piece.start + stop
