@@ -7,7 +7,6 @@ process reads a member for the first time. A member that is not just as our writ
 N windows, T bins of the longest, C units, K covariate columns of the session.
 """
 
-import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -108,49 +107,27 @@ def _stacked(
         out_NTC.fill(fill)
     out = out_NTC.reshape(-1).view(np.uint8).data
     line, stride = columns * out_NTC.itemsize, shape[1] * columns * out_NTC.itemsize
-    intact, read = dataset._intact[member], _Reader(dataset)
+    intact, last = dataset._intact[member], -1
     columns_N = (cut.rows_N, cut.bins_N, cut.starts_N * line, cut.lengths_N * line)
     places_N = (column[cut.rows_N] for column in (dataset.index.shard, offset, size, checksum, intact))
     # in the order in which they lie on the disk
     order_N = np.lexsort((offset[cut.rows_N], dataset.index.shard[cut.rows_N]))
     lines = zip(order_N.tolist(), *(column[order_N].tolist() for column in (*columns_N, *places_N)))
-    for i, row, own_bins, begin, length, shard, at, bytes_, crc, known in lines:
+    for i, row, own_bins, begin, length, number, at, bytes_, crc, known in lines:
+        if number != last:
+            last, shard = number, dataset._mapped_shard(number)
+            readable = shard.size
         header, header_crc = _expected_header(dtype, own_bins, columns)
-        body = own_bins * line
-        if bytes_ != NPY_HEADER_BYTES + body:
+        first, stop = at + NPY_HEADER_BYTES, at + bytes_
+        if stop > readable or stop - first != own_bins * line or shard.file[at:first] != header:
             raise _Unusual
         target = out[i * stride : i * stride + length]
-        if known:
-            read(shard, at, header, begin, target)
-            continue
-        whole = target if length == body else memoryview(bytearray(body))
-        read(shard, at, header, 0, whole)
-        if crc32(whole, header_crc) != crc:
-            raise _Unusual
-        intact[row] = True
-        if length < body:
-            target[:] = whole[begin : begin + length]
+        target[:] = shard.view[first + begin : first + begin + length]
+        if not known:
+            if crc32(target if first + length == stop else shard.view[first:stop], header_crc) != crc:
+                raise _Unusual
+            intact[row] = True
     return out_NTC
-
-
-class _Reader:
-    """Reads parts of arrays in the shards of a data set."""
-
-    def __init__(self, dataset: ShardDataset):
-        self._dataset, self._found = dataset, bytearray(NPY_HEADER_BYTES)
-        self._shard, self._file = -1, -1
-
-    def __call__(self, shard: int, offset: int, header: bytes, begin: int, target: memoryview) -> None:
-        """Fill `target` from byte `begin` of the array whose header is at `offset`. Raises _Unusual for another one."""
-        if shard != self._shard:
-            self._shard, self._file = shard, self._dataset._shard(shard).fileno()
-        file, found = self._file, self._found
-        if begin == 0:
-            size = os.preadv(file, (found, target), offset)
-        else:
-            size = os.preadv(file, (found,), offset) + os.preadv(file, (target,), offset + NPY_HEADER_BYTES + begin)
-        if size != NPY_HEADER_BYTES + len(target) or found != header:
-            raise _Unusual
 
 
 def _read_one_by_one(dataset: ShardDataset, cut: _Cut, covariates: bool) -> tuple[np.ndarray, np.ndarray | None]:

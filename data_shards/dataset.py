@@ -18,6 +18,7 @@ from neurochorus.data_shards.dataset_error import DatasetError
 from neurochorus.data_shards.files import data_files, whole_or_raise
 from neurochorus.data_shards.index import Index
 from neurochorus.data_shards.manifest import Manifest, SessionEntry
+from neurochorus.data_shards.mapped import Mapped, MappedShards
 from neurochorus.data_shards.members import (
     COVARIATES_MEMBER,
     META_MEMBER,
@@ -85,6 +86,7 @@ class ShardDataset:
             groups[self._rows_by_group], np.arange(len(self.manifest.sessions) * len(SPLITS) + 1)
         )
         self._open_shards: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._mapped = MappedShards(MAX_OPEN_SHARDS)
 
     def _tables(self, manifest_hash: str | None) -> tuple[Manifest, Index]:
         """Manifest and index, read once more where the data set was extended between the two."""
@@ -111,6 +113,8 @@ class ShardDataset:
 
     def close(self) -> None:
         """Close the shards; a later read opens them again."""
+        if hasattr(self, "_mapped"):
+            self._mapped.clear()
         open_shards = getattr(self, "_open_shards", {})
         while open_shards:
             open_shards.popitem()[1].close()
@@ -196,6 +200,9 @@ class ShardDataset:
                 self._open_shards.popitem(last=False)[1].close()
         self._open_shards.move_to_end(number)
         return file
+
+    def _mapped_shard(self, number: int) -> Mapped:
+        return self._mapped.get(number, lambda: self._shard(number))
 
     def _check_meta(self, meta: dict[str, Any], row: int, entry: SessionEntry) -> None:
         expected = {

@@ -41,8 +41,8 @@ def rebinned_entry(entry: SessionEntry, factor: int) -> SessionEntry:
     return replace(
         entry,
         bin_s=round(entry.bin_s * factor, 12),
-        unit_mean=[mean * factor for mean in entry.unit_mean] if counts else entry.unit_mean,
-        unit_sd=[sd * math.sqrt(factor) for sd in entry.unit_sd] if counts else entry.unit_sd,
+        unit_mean=entry.unit_mean * factor if counts else entry.unit_mean,
+        unit_sd=entry.unit_sd * math.sqrt(factor) if counts else entry.unit_sd,
         train_bins=max(1, entry.train_bins // factor),
     )
 

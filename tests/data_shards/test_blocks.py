@@ -91,6 +91,21 @@ def test_a_header_that_is_changed_later_is_found_at_the_next_read(data_path, tmp
         read_block(dataset, rows, starts, lengths)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_shard_that_is_cut_while_it_is_mapped_is_named_and_ends_nothing(data_path, tmp_path, share):
+    """To read behind the end of a mapped file would end the process."""
+    shutil.copytree(data_path, tmp_path / "data")
+    dataset = ShardDataset(tmp_path / "data")
+    rows = dataset.rows_of("a1", "train")
+    starts, lengths = np.zeros(len(rows), dtype=int), np.full(len(rows), 4)
+    read_block(dataset, rows, starts, lengths)
+    shard = tmp_path / "data" / dataset.manifest.shards[dataset.index.shard[rows[-1]]].file
+    with shard.open("r+b") as file:
+        file.truncate(int(share * (dataset.index.signal_offset[rows[-1]] + 100)))
+    with pytest.raises(DatasetError, match=rf"{shard.name}: .*signal\.npy: only \d+ of \d+ bytes.*cut short"):
+        read_block(dataset, rows, starts, lengths)
+
+
 def test_what_is_unusual_but_right_is_taken(data_path, monkeypatch):
     """As if another program had written the headers with other spaces."""
     dataset = ShardDataset(data_path)
