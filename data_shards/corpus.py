@@ -19,6 +19,7 @@ from neurochorus.data_shards.rebinning import (
     rebinned_signal,
     rebinning_factor,
 )
+from neurochorus.data_shards.recording import SPLITS
 
 MUST_AGREE = ("unit_hash", "subject_id", "bin_s", "modality")
 "What two data sets must say alike of a session that is in both."
@@ -165,6 +166,11 @@ class Corpus:
                 )
         self._entries[entry.session_id] = read
         self._place[entry.session_id], self._factor[entry.session_id] = place, factor
+        if not any(self.bins_of(entry.session_id, split).any() for split in SPLITS):
+            raise DatasetError(
+                f"{path}: no sample of session {entry.session_id!r} is as long as one bin of {read.bin_s:g} s: "
+                "make data.bin_s smaller, or leave the session out"
+            )
 
     def _refuse_another(self, entry: SessionEntry, place: int) -> None:
         """Raise DatasetError where the session of the same id in an earlier data set is not the same."""
@@ -177,6 +183,18 @@ class Corpus:
                 f"session {entry.session_id!r} is in {earlier.path} and again in {self.datasets[place].path}, with "
                 f"{what}: leave one data set out, or rename the session in its recipe if it is another recording"
             )
+        if not np.array_equal(*(_samples_of(dataset, entry.session_id) for dataset in (earlier, self.datasets[place]))):
+            raise DatasetError(
+                f"session {entry.session_id!r} is in {earlier.path} and again in {self.datasets[place].path}, with "
+                "other samples or another split: what one holds out would be trained on; leave one data set out"
+            )
+
+
+def _samples_of(dataset: ShardDataset, session_id: str) -> np.ndarray:
+    """What the index says of the samples of a session, and their checksums (N, 5), in order of time."""
+    rows = np.concatenate([dataset.rows_of(session_id, split) for split in SPLITS])
+    columns = [getattr(dataset.index, name)[rows] for name in ("start", "bins", "split", "segment", "signal_crc32")]
+    return np.stack([column.astype(np.int64) for column in columns], axis=1)[np.argsort(columns[0], kind="stable")]
 
 
 def _rebinned(block: Block, factor: int) -> Block:

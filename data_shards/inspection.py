@@ -14,7 +14,7 @@ from neurochorus.data_shards.importers.openers import open_source
 from neurochorus.data_shards.manifest import Manifest
 from neurochorus.data_shards.recipe import Recipe
 from neurochorus.data_shards.recording import SPLITS, Recording
-from neurochorus.data_shards.session_part import TAR_BLOCK
+from neurochorus.data_shards.session_part import TAR_BLOCK, train_segments
 from neurochorus.data_shards.suspicions import suspicions
 
 NPY_HEADER = 128
@@ -114,8 +114,7 @@ def inspect_recording(name: str, recording: Recording, sample_bins: int, clock: 
     level_C = level_C / recording.bin_s if recording.modality == "spikes" else level_C
     low, median, high = np.percentile(level_C, [5, 50, 95]).tolist()
     found = suspicions(recording) + clock
-    if not (codes == 0).any():
-        found.append("no segment is in the train split: this session would be refused")
+    train_segments(recording)  # refused when it is written, so here too
     return SessionInspection(
         name=name,
         session_id=recording.session_id,

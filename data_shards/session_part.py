@@ -122,12 +122,7 @@ def member_places(members: dict[str, bytes], start: int) -> tuple[dict[str, int]
 
 def session_entry(recording: Recording) -> SessionEntry:
     """Return the manifest's entry of a recording, with per-unit mean and sd per bin over its train segments."""
-    segments = [segment for segment in recording.segments if segment.split == "train"]
-    if not segments:
-        raise ValueError(
-            f"session {recording.session_id!r}: no segment is in the train split ({len(recording.segments)} in all): "
-            "use more trials or blocks, or other split fractions"
-        )
+    segments = train_segments(recording)
     mean_C, sd_C, bins = moments(recording.signal_TC, segments)
     return SessionEntry(
         session_id=recording.session_id,
@@ -144,6 +139,17 @@ def session_entry(recording: Recording) -> SessionEntry:
         train_bins=bins,
         provenance=recording.provenance,
     )
+
+
+def train_segments(recording: Recording) -> list[Segment]:
+    """Return the segments of the train split; none is a ValueError."""
+    segments = [segment for segment in recording.segments if segment.split == "train"]
+    if not segments:
+        raise ValueError(
+            f"session {recording.session_id!r}: no segment is in the train split ({len(recording.segments)} in all, "
+            f"bins of {recording.bin_s:g} s): use more trials or blocks, smaller bins, or other split fractions"
+        )
+    return segments
 
 
 def moments(signal_TC: np.ndarray, segments: list[Segment]) -> tuple[np.ndarray, np.ndarray, int]:

@@ -82,6 +82,10 @@ class Trainer:
             listed = ", ".join(sessions[:5]) + (f", ... ({len(sessions)} in all)" if len(sessions) > 5 else "")
             self.watch.say(f"covariate {name!r}: missing to the model in {listed}")
 
+    def say_what_is_read_once(self) -> None:
+        for session_id, path in self.data.corpus.repeated.items():
+            self.watch.say(f"session {session_id}: lies in {path} too, and is read once")
+
     def facts(self, model: NeuralModel, **more: Any) -> dict[str, Any]:
         """What an export says of its training."""
         config = self.config
@@ -183,6 +187,7 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
         if adopted is not None:
             watch.say(f"autoencoder: taken from {config.autoencoder.init}")
         trainer.say_who_lacks_covariates()
+        trainer.say_what_is_read_once()
         with stop.signals():
             model = _first_stage(trainer, start) if adopted is None else adopted
             if statistics is not None:

@@ -21,7 +21,10 @@ class Archive(Source):
         try:
             loaded: Any = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: cannot be read as an .npz file ({error}): is it whole?") from None
+            what = "is no .npz file" if isinstance(error, ValueError) else f"cannot be read as an .npz file ({error})"
+            raise ValueError(
+                f"{path}: {what}: is it whole? `launch/shard.py --suggest FILE` tells which importer fits a file"
+            ) from None
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ValueError(
                 f"{path}: holds a single array, not the named arrays of an .npz file: save it with np.savez"

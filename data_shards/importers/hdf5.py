@@ -29,7 +29,10 @@ class Hdf5(Source):
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read as an HDF5 file ({error}): is it whole?") from None
+            raise ValueError(
+                f"{path}: cannot be read as an HDF5 file ({error}): is it whole? "
+                "`launch/shard.py --suggest FILE` tells which importer fits a file"
+            ) from None
         self._keys: list[str] | None = None
         self._steps = 0
 

@@ -65,7 +65,10 @@ class Mat5(MatSource):
         try:
             listed = whosmat(str(path), appendmat=False)
         except DAMAGE as error:
-            raise ValueError(f"{path}: cannot be read as a .mat file ({error}): is it whole?") from None
+            raise ValueError(
+                f"{path}: cannot be read as a .mat file ({error}): is it whole? "
+                "`launch/shard.py --suggest FILE` tells which importer fits a file"
+            ) from None
         self._listed = {name: (shape, kind) for name, shape, kind in listed}
         self._variables: dict[str, Any] = {}
         for name, (shape, kind) in self._listed.items():

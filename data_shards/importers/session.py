@@ -21,6 +21,8 @@ def session_paths(recipe: Recipe, source: str | Path | None) -> list[Path]:
         raise ValueError(f"recipe {recipe.name!r} reads files: name their directory (--source DIR)")
     source = Path(source)
     if not source.is_dir():
+        if source.is_file():
+            raise ValueError(f"{source}: is a file: name its directory (--source), and set `files: {source.name}`")
         raise ValueError(f"{source}: no such directory: check the source")
     matching = [source] if recipe.pattern == "." else source.glob(recipe.pattern)
     found = sorted(path for path in matching if fits(path, recipe.importer))

@@ -49,7 +49,7 @@ class UnitTable:
     def described(self) -> int | None:
         if not self.columns and self.recipe.where is not None:
             names = Expression(self.recipe.where).names
-            return len(_column(self.source, self._key(names[0]), None)) if names else None
+            return len(self._asked_for(names[0])) if names else None
         return next((len(values) for values in self.columns.values()), None)
 
     def kept(self, count: int) -> np.ndarray:
@@ -69,9 +69,8 @@ class UnitTable:
         left = kept_C & ~dropped_C
         self.notes.drop("units", why, int(kept_C.sum() - left.sum()))
         if not left.any():
-            raise ValueError(
-                f"{self.source.path}: of {len(left)} units none is kept: {self.notes.dropped.get('units')}"
-            )
+            reasons = "; ".join(f"{number} dropped, {what}" for what, number in self.notes.dropped["units"].items())
+            raise ValueError(f"{self.source.path}: of {len(left)} units none is kept: {reasons}")
         return left
 
     def observed(self, kept_C: np.ndarray, centers_T: np.ndarray, bin_s: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -150,11 +149,18 @@ class UnitTable:
         return self.source.column(self.recipe.table or self.source.tables.get("units"), key)
 
     def _where(self, expression: Expression, count: int) -> np.ndarray:
-        columns = {
-            name: self.columns[name] if name in self.columns else _column(self.source, self._key(name), None)
-            for name in expression.names
-        }
+        columns = {name: self._asked_for(name) for name in expression.names}
         return condition(self.source, expression, columns, count, "units")
+
+    def _asked_for(self, name: str) -> np.ndarray:
+        """Return the column of that name in the recipe's condition: one of ours, or an array of the file."""
+        if name in self.columns:
+            return self.columns[name]
+        try:
+            return _column(self.source, self._key(name), None)
+        except ValueError as error:
+            named = f" (names of units.columns: {', '.join(self.columns)})" if self.columns else ""
+            raise ValueError(f"{error}{named}; asked for by units.where {self.recipe.where!r}") from None
 
 
 def condition(

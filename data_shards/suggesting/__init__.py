@@ -4,6 +4,7 @@ Nothing here is about one lab's files: importers, layouts, units, trials and cov
 shapes and kinds of values, over the same Source that importing reads.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _add_cuts(document: Section, guess: SignalGuess, trial_s: float | None) -> N
         document.add("split", {"method": "given"})
         document.add("sample_bins", guess.bins or LONGEST_SAMPLE)
     elif guess.layout == "trials" or trial_s is not None:
-        bins = guess.bins if guess.layout == "trials" else max(round((trial_s or 0) / bin_s), 1)
+        bins = guess.bins if guess.layout == "trials" else max(math.ceil((trial_s or 0) / bin_s - 1e-6), 1)
         document.add("split", {"method": "random", **fractions}, "trials at random")
         document.add("sample_bins", min(bins or LONGEST_SAMPLE, LONGEST_SAMPLE), "bins of a trial; a longer one is cut")
     else:

@@ -49,7 +49,7 @@ def find_tables(arrays: Arrays) -> list[Table]:
             for seen in arrays.of("ifbU", 1)
             if seen.rows == start.rows and seen.table == start.table and seen not in (start, stop)
         ]
-        found.append(Table(start, stop, columns, float(np.nanmedian(lengths))))
+        found.append(Table(start, stop, columns, float(np.nanmax(lengths))))
     preferred = arrays.source.tables.get("trials")
     return sorted(found, key=lambda t: (t.start.table != preferred, "trial" not in t.start.key, -t.start.rows))
 

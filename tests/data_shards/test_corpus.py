@@ -53,6 +53,25 @@ def test_another_recording_of_the_same_name_is_refused(data_path, tmp_path, reco
         Corpus([data_path, tmp_path / "again"])
 
 
+@pytest.mark.parametrize("what", ["split", "samples"])
+def test_the_same_recording_with_another_split_is_refused(data_path, tmp_path, recordings, what):
+    """Read as one, test trials of the one would be trained on by the other."""
+    b1, bins = recordings[2], 12
+    if what == "split":
+        held_out = [dataclasses.replace(segment, split="train") for segment in b1.segments]
+        b1 = dataclasses.replace(b1, segments=held_out)
+    else:
+        bins = 6
+    write_dataset([b1], tmp_path / "again", name="x", sample_bins=bins)
+    with pytest.raises(DatasetError, match=r"'b1' is in .*small and again in .*again, with other samples or"):
+        Corpus([data_path, tmp_path / "again"])
+
+
+def test_bins_wider_than_every_sample_are_refused(data_path):
+    with pytest.raises(DatasetError, match=r"no sample of session 'a1' is as long as one bin of 20 s: make data.bin_s"):
+        Corpus(data_path, 20.0)
+
+
 def test_a_worker_is_sent_little_and_starts_anywhere_at_once(tmp_path, make_recording):
     """What is sent grows with the sessions, and neither with their samples nor with their units."""
     recordings = [make_recording(f"s{number}", f"m{number}", 40, 150, number) for number in range(4)]

@@ -257,6 +257,12 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         list(import_recordings(recipe))
     with pytest.raises(ValueError, match="no such directory"):
         list(import_recordings(recipe, tmp_path / "nowhere"))
+    (tmp_path / "other.h5").write_bytes(b"\x89HDF")
+    with pytest.raises(ValueError, match=r"other.h5: is a file: name its directory \(--source\), and set `files"):
+        list(import_recordings(recipe, tmp_path / "other.h5"))
+    hdf5 = parse_settings(Recipe, {**TRIALS, "files": "*.h5"}, "recipe.yaml")
+    with pytest.raises(ValueError, match=r"other.h5: is no .npz file: is it whole\? `launch/shard.py --suggest FILE`"):
+        list(import_recordings(hdf5, tmp_path))
     with pytest.raises(ValueError, match=r"no file matches '\*.npz'"):
         count_recordings(recipe, tmp_path)
     path = tmp_path / "s01.npz"
