@@ -81,7 +81,7 @@ def test_a_bad_file_is_left_out_and_named(tmp_path: Path, source: Path, jobs: in
     assert report.added == ["s0", "s2"]
     assert list(report.failures) == ["s1.npz"]
     assert "is no .npz file: is it whole?" in report.failures["s1.npz"]
-    with pytest.raises(ImportFailed, match=r"ends a strict import\n  - s1\.npz: .*cannot be read"):
+    with pytest.raises(ImportFailed, match=r"ends a strict import\n  - s1\.npz: .*is no .npz file"):
         import_dataset(recipe(), source, tmp_path / "strict", jobs=jobs, strict=True)
     assert not (tmp_path / "strict").exists()
 
