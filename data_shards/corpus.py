@@ -183,7 +183,8 @@ class Corpus:
                 f"session {entry.session_id!r} is in {earlier.path} and again in {self.datasets[place].path}, with "
                 f"{what}: leave one data set out, or rename the session in its recipe if it is another recording"
             )
-        if not np.array_equal(*(_samples_of(dataset, entry.session_id) for dataset in (earlier, self.datasets[place]))):
+        found = _samples_of(self.datasets[place], entry.session_id)
+        if not np.array_equal(_samples_of(earlier, entry.session_id), found):
             raise DatasetError(
                 f"session {entry.session_id!r} is in {earlier.path} and again in {self.datasets[place].path}, with "
                 "other samples or another split: what one holds out would be trained on; leave one data set out"
