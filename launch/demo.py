@@ -56,7 +56,7 @@ def steps(out: Path, ranks: int) -> list[tuple[str, list[str]]]:
             f"model.head={head}",
         ]
         tuning = ["--model", f"{out}/pretrain-{head}/export", "--data", data, "--sessions", NEW_ANIMAL]
-        tuning += ["--out", f"{out}/finetune-{head}", "--set", "autoencoder.steps=600", "dynamics.steps=60"]
+        tuning += ["--out", f"{out}/finetune-{head}", "--set", "autoencoder.steps=800", "dynamics.steps=80"]
         if head != HEADS[0]:  # both heads work on the same latents
             arguments.append(f"autoencoder.init={out}/pretrain-{HEADS[0]}/autoencoder")
             tuning.append(f"autoencoder.init={out}/finetune-{HEADS[0]}/export")
