@@ -37,11 +37,12 @@ ROWS = (
 
 ABLATION_ROWS = (
     Row("two_samples", "energy, N = 2 samples in the loss", "two_samples"),
-    Row("energy", "energy, N = 4, levels, history noise 0.05 (as in the protocol)", "energy"),
+    Row("energy", "energy, N = 4, levels, history noise 0.01 (as in the protocol)", "energy"),
     Row("eight_samples", "energy, N = 8", "eight_samples"),
     Row("increment", "energy, increments", "increment"),
     Row("no_history_noise", "energy, no history noise", "no_history_noise"),
     Row("masked", "energy, masked order, K = 32 (EAG)", "masked"),
+    Row("langevin", "langevin", "langevin"),
     Row("masked_spread", "the same, sampled coarse to fine", "masked", ("dynamics.masked.order=spread",)),
     Row("masked_wide", "masked order, all mask ratios, coarse to fine", "masked_wide"),
     *(Row(f"flow{n}", f"flow, euler, {n} step{'s' * (n > 1)}", "flow", _flow("euler", n)) for n in (1, 2, 4, 8)),
