@@ -80,10 +80,10 @@ def sequence(latent_BTL: Tensor, drive_BTK: Tensor | None) -> LatentSequence:
 
 @cache
 def trained(
-    head: str, backbone: str = "transformer", patch_bins: int = 1, driven: bool = True, steps: int = 400
+    head: str, backbone: str = "transformer", patch_bins: int = 1, driven: bool = True, steps: int = 400, seed: int = 0
 ) -> Dynamics:
     """Dynamics trained on 64 windows of 12 bins a step, of a pool of simulated ones."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     columns = {"u": 2} if driven else {}
     config = DynamicsConfig(
         backbone=backbone,  # type: ignore[arg-type]
