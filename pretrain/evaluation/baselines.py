@@ -91,8 +91,8 @@ def all_baselines(modality: str, aligned: bool = False) -> dict[str, Forecaster]
 
     Raises ValueError for an unknown modality.
     """
-    psth: dict[str, Forecaster] = {"psth": Psth(_known(modality))} if aligned else {}
-    if modality == "spikes":
+    psth: dict[str, Forecaster] = {"psth": Psth(modality)} if aligned else {}
+    if _known(modality) == "spikes":
         return {
             "train mean": TrainMean("spikes"),
             **psth,
