@@ -21,8 +21,7 @@ def result_tables(results: dict[str, Any]) -> Iterator[Table | str]:
         yield _suite_table(table)
     if statistics:
         yield _statistics(statistics)
-    shown = {table["name"] for table in results["tables"]} | {"horizons", "forecast", "reconstruction"}
-    yield _comparisons([entry for entry in results["comparisons"] if _worth_showing(entry, shown)])
+    yield _comparisons(list(_worth_showing(results)))
     for part, reasons in results["suite"]["left_out"].items():
         by_reason: dict[str, list[str]] = {}
         for session, reason in reasons.items():
@@ -95,10 +94,22 @@ def _comparisons(entries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _worth_showing(entry: dict[str, Any], known: set[str]) -> bool:
-    """The rest is in the file: other conventions of the same predictions, statistics, and leads."""
-    conventions = entry["table"].startswith(("forecast_", "reconstruction_", "generated_"))
-    return entry["table"] in known and not conventions and "lead_bins" not in entry
+def _worth_showing(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Of each table the comparison with the best other row, and pairs without the main row; the rest is in the file."""
+    tables = {name: results[name] for name in ("forecast", "reconstruction")}
+    tables |= {table["name"]: table for table in results["tables"]}
+    for name, table in tables.items():
+        if name.startswith(("forecast_", "reconstruction_", "generated_")):
+            continue
+        sign = -1 if table.get("better") == "lower" else 1
+        main = {"forecast": results["head"], "reconstruction": "autoencoder"}.get(name, table.get("main"))
+        means = {row: values["mean"] for row, values in table["rows"].items()}
+        others = {row: sign * mean for row, mean in means.items() if row != main and mean is not None}
+        best = max(others, key=lambda row: others[row], default=None)
+        for entry in results["comparisons"]:
+            rows = {entry["better_row"], entry["than_row"]}
+            if entry["table"] == name and (rows == {main, best} or main not in rows):
+                yield entry
 
 
 def _calibration(results: dict[str, Any]) -> Table:

@@ -109,9 +109,7 @@ def test_ridge_of_a_known_linear_truth_has_the_expected_r2(rng):
 def test_smoothing_is_a_weighted_mean_of_the_past(rng):
     counts = rng.poisson(1.0, size=(2, 6, 3))
     weights = np.exp(-np.arange(6) / 2.0)
-    past = [
-        (counts[:, : t + 1] * weights[: t + 1][::-1, None]).sum(axis=1) / weights[: t + 1].sum() for t in range(6)
-    ]
+    past = [(counts[:, : t + 1] * weights[: t + 1][::-1, None]).sum(axis=1) / weights[: t + 1].sum() for t in range(6)]
     np.testing.assert_allclose(exponential_smoothing(counts, 2.0), np.stack(past, axis=1), rtol=1e-12)
     both = np.exp(-np.abs(np.arange(6)[:, None] - np.arange(6)) / 2.0)
     expected = np.einsum("ts,nsc->ntc", both / both.sum(axis=1, keepdims=True), counts)

@@ -7,7 +7,7 @@ whose outer folds are the data set's splits, which the model was held to as well
 
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -22,32 +22,42 @@ from neurochorus.pretrain.evaluation.suite.tables import Undefined
 
 INVERSE_PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)
 FOLDS = 5
+Average = Literal["uniform", "variance"]
 
 
 class Fitted(Protocol):
-    loss: float
-    "Left-out loss of the chosen penalty; less is better. Comparable between features, for the same trials."
+    @property
+    def loss(self) -> float:
+        """Left-out loss of the chosen penalty; less is better. Comparable between features, for the same trials."""
+        ...
 
     def score(self, features_NTF: np.ndarray, targets: np.ndarray) -> float: ...
 
 
 @dataclass(frozen=True)
 class CovariateDecoder:
-    """Ridge regression of each bin's covariate (N, T, K) on that bin's features; scored by R2 over columns."""
+    """Ridge regression of each bin's covariate (N, T, K) on that bin's features; scored by R2 over all columns."""
 
     ridge: GroupedRidge
+    average: Average = "uniform"
 
     @property
     def loss(self) -> float:
         return self.ridge.loss
 
     @classmethod
-    def fit(cls, features_NTF: np.ndarray, targets_NTK: np.ndarray, groups_N: np.ndarray) -> "CovariateDecoder":
+    def fit(
+        cls,
+        features_NTF: np.ndarray,
+        targets_NTK: np.ndarray,
+        groups_N: np.ndarray,
+        average: Average = "uniform",
+    ) -> "CovariateDecoder":
         """Raises Undefined without two trials in which the covariate is known and varies."""
         features, targets, known = _known_bins(features_NTF, targets_NTK)
         groups_M = np.repeat(groups_N, targets_NTK.shape[1])[known]
         try:
-            return cls(fit_grouped_ridge(features, targets, groups_M, folds=FOLDS))
+            return cls(fit_grouped_ridge(features, targets, groups_M, folds=FOLDS), average)
         except ValueError as error:
             raise Undefined(str(error)) from None
 
@@ -55,7 +65,7 @@ class CovariateDecoder:
         features, known_targets, _ = _known_bins(features_NTF, targets)
         if not len(known_targets) or not (known_targets.var(axis=0) > 0).any():
             raise Undefined("the covariate is not known or does not vary in the evaluated bins")
-        return r2(known_targets, self.ridge.predict(features))
+        return r2(known_targets, self.ridge.predict(features), self.average)
 
 
 @dataclass(frozen=True)

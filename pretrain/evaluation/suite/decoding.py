@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from neurochorus.models import NeuralModel
+from neurochorus.pretrain.evaluation.metrics import r2
 from neurochorus.pretrain.evaluation.suite.decoders import Fitted
 from neurochorus.pretrain.evaluation.suite.decoding_targets import Target, decoding_targets
 from neurochorus.pretrain.evaluation.suite.session_data import SessionData
@@ -20,6 +21,7 @@ DECAYS_BINS = (2.0, 5.0, 15.0, 40.0)
 Features = Callable[[str], np.ndarray]
 "Split -> (N, T, F)."
 
+_AVERAGES = {"uniform": "averaged", "variance": "averaged by variance"}
 NESTED = (
     "Penalty (and smoothing) by cross-validation over trials within the train split, scored on the {split} split: no "
     "bin of a trial is in both"
@@ -73,8 +75,16 @@ def _rows(data: SessionData, models: Mapping[str, NeuralModel], target: Target, 
     sources[f"smoothed {name}"] = [smoothed(decay) for decay in DECAYS_BINS]
     rows = {row: _best_score(data, target, candidates, chosen) for row, candidates in sources.items()}
     if target.kind == "label":
-        rows["chance"] = 1 / len(set(target.of("train").tolist()) - {""})
-    return rows
+        return {**rows, "chance": 1 / len(set(target.of("train").tolist()) - {""})}
+    return {**rows, "train mean": _train_mean_score(data, target, chosen)}
+
+
+def _train_mean_score(data: SessionData, target: Target, chosen: np.ndarray) -> float:
+    """R2 of the train mean: 0 if the mean has not moved until the evaluated trials."""
+    truth = target.of(data.split).reshape(-1, target.of(data.split).shape[-1]).astype(float)
+    truth = np.where(np.isfinite(truth).all(axis=1, keepdims=True), truth, np.nan)
+    mean_K = np.nanmean(target.of("train")[chosen].astype(float), axis=(0, 1))
+    return r2(truth, np.broadcast_to(mean_K, truth.shape), target.average)
 
 
 def _best_score(data: SessionData, target: Target, candidates: list[Features], chosen: np.ndarray) -> float:
@@ -82,8 +92,7 @@ def _best_score(data: SessionData, target: Target, candidates: list[Features], c
     values, groups = target.of("train")[chosen], data.groups("train")[chosen]
     kept = np.ones(len(chosen), dtype=bool) if target.kind == "covariate" else values != ""
     fits: list[tuple[Fitted, Features]] = [
-        (target.decoder.fit(features("train")[chosen][kept], values[kept], groups[kept]), features)
-        for features in candidates
+        (target.fit(features("train")[chosen][kept], values[kept], groups[kept]), features) for features in candidates
     ]
     fitted, features = min(fits, key=lambda pair: pair[0].loss)
     return fitted.score(features(data.split), target.of(data.split))
@@ -92,13 +101,13 @@ def _best_score(data: SessionData, target: Target, candidates: list[Features], c
 def _spec(data: SessionData, target: Target) -> TableSpec:
     nested = NESTED.format(split=data.split)
     if target.kind == "covariate":
-        how = "R2 of ridge regression of each bin, averaged over columns of the covariate"
+        how = f"R2 of ridge regression of each bin, {_AVERAGES[target.average]} over columns of the covariate"
     else:
         how = "balanced accuracy of logistic regression on the features averaged over the bins of a window"
     return TableSpec(
         f"decoding_{target.table}",
         f"decoding of {target.name}",
-        "r2" if target.kind == "covariate" else "balanced_accuracy",
+        target.metric,
         f"{how}. {nested}. Latents and rates are those of the autoencoder, smoothed signals read the same bins.",
         main="latents",
     )

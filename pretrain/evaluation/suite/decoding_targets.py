@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurochorus.pretrain.evaluation.suite.decoders import CovariateDecoder, LabelDecoder
+from neurochorus.pretrain.evaluation.suite.decoders import Average, CovariateDecoder, Fitted, LabelDecoder
 from neurochorus.pretrain.evaluation.suite.session_data import SessionData
 from neurochorus.pretrain.evaluation.suite.settings import SuiteSettings
 from neurochorus.pretrain.evaluation.suite.tables import Undefined
@@ -26,9 +26,20 @@ class Target:
     "`covariate` or `label`."
     values: dict[str, np.ndarray]
 
+    average: Average = "uniform"
+    "How R2 is averaged over the columns of a covariate."
+
+    def fit(self, features_NTF: np.ndarray, values: np.ndarray, groups_N: np.ndarray) -> Fitted:
+        """A decoder of it; raises Undefined where these trials cannot teach one."""
+        if self.kind == "covariate":
+            return CovariateDecoder.fit(features_NTF, values, groups_N, self.average)
+        return LabelDecoder.fit(features_NTF, values, groups_N)
+
     @property
-    def decoder(self) -> type[CovariateDecoder] | type[LabelDecoder]:
-        return CovariateDecoder if self.kind == "covariate" else LabelDecoder
+    def metric(self) -> str:
+        if self.kind == "label":
+            return "balanced_accuracy"
+        return "r2" if self.average == "uniform" else "r2_variance_weighted"
 
     @property
     def table(self) -> str:
@@ -46,7 +57,7 @@ def decoding_targets(data: SessionData, settings: SuiteSettings) -> tuple[list[T
     known = data.corpus.session(data.session_id).covariates
     for name in known if settings.covariates is None else settings.covariates:
         try:
-            targets.append(_covariate(data, name))
+            targets.append(_covariate(data, name, settings.column_average))
         except Undefined as error:
             reasons[name] = str(error)
     labels = sorted({name for trial in data.trials("train") for name in trial.labels})
@@ -58,7 +69,7 @@ def decoding_targets(data: SessionData, settings: SuiteSettings) -> tuple[list[T
     return targets, reasons
 
 
-def _covariate(data: SessionData, name: str) -> Target:
+def _covariate(data: SessionData, name: str, average: Average) -> Target:
     if name not in data.corpus.session(data.session_id).covariates:
         raise Undefined(f"it has no covariate {name!r}")
     values = {split: data.windows(split).covariates[name] for split in ("train", data.split)}
@@ -67,7 +78,7 @@ def _covariate(data: SessionData, name: str) -> Target:
             raise Undefined(f"the covariate is known in no bin of the {split} split")
         if not (np.nanstd(value.reshape(-1, value.shape[-1]), axis=0) > 0).any():
             raise Undefined(f"the covariate never varies in the {split} split")
-    return Target(name, "covariate", values)
+    return Target(name, "covariate", values, average)
 
 
 def _label(data: SessionData, name: str) -> Target:

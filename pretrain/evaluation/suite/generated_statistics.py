@@ -106,6 +106,8 @@ def _continuous(data: SessionData, made: Mapping[str, Generated]) -> Values:
 
 
 def _spec(name: str, definition: str, main: str) -> TableSpec:
+    if name.startswith("count_kl"):
+        definition += "; infinite, and left out, where the recorded density is 0"
     return TableSpec(
         f"generated_{name}",
         f"generated activity: {name.replace('_', ' ')}",

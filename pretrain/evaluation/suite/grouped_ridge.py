@@ -11,9 +11,11 @@ from sklearn.model_selection import GroupKFold
 
 from neurochorus.pretrain.evaluation.principal_ridge import MOST_COMPONENTS, PrincipalRidge, fit_principal_ridge
 
-PENALTIES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+PENALTIES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 "Relative to the largest eigenvalue of the features' scatter matrix: alpha of scikit-learn's Ridge over that."
 FOLDS = 5
+LEAST_SD = 0.03
+"A feature's sd counts as no less than this share of the typical one: one spike in training is no scale to divide by."
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,13 @@ class GroupedRidge:
         return self.fitted.predict(scores_MP, MOST_COMPONENTS, self.penalty) + self.target_means_Y
 
 
+def feature_scale(features_MF: np.ndarray) -> np.ndarray:
+    """The sd of each feature (F,), at least LEAST_SD of the root mean square of all sds; 1 where nothing varies."""
+    sds_F = features_MF.std(axis=0, dtype=float)
+    typical = float(np.sqrt(np.mean(sds_F**2)))
+    return np.maximum(sds_F, LEAST_SD * typical) if typical > 0 else np.ones_like(sds_F)
+
+
 def fit_grouped_ridge(
     features_MF: np.ndarray,
     targets_MY: np.ndarray,
@@ -38,7 +47,7 @@ def fit_grouped_ridge(
     penalties: Sequence[float] = PENALTIES,
     folds: int = FOLDS,
 ) -> GroupedRidge:
-    """Fit on features divided by their sd, with the penalty of least loss over folds; all targets share it.
+    """Fit on features divided by `feature_scale`, with the penalty of least loss over folds; all targets share it.
 
     At most MOST_COMPONENTS (512) principal components of the features are used. `groups_M`: the trial of each bin.
     Raises ValueError for fewer than two trials and for targets that never vary.
@@ -47,8 +56,7 @@ def fit_grouped_ridge(
     variance_Y = targets_MY.var(axis=0)
     if trials < 2 or not (variance_Y > 0).any():
         raise ValueError(f"ridge regression needs targets that vary over 2 or more trials, found {trials} trials")
-    sds_F = features_MF.std(axis=0, dtype=float)
-    scale_F = np.where(sds_F > 1e-12, sds_F, 1.0)
+    scale_F = feature_scale(features_MF)
     scaled_MF = features_MF / scale_F
     weight_Y = np.divide(1.0, variance_Y, out=np.zeros_like(variance_Y), where=variance_Y > 0) / (variance_Y > 0).sum()
     losses = np.zeros(len(penalties))

@@ -1,6 +1,7 @@
 """Settings of the evaluation suite: `launch/evaluate.py --suite NAME ... --suite-set SETTING=VALUE ...`."""
 
 from dataclasses import field
+from typing import Literal
 
 from neurochorus.data_shards.settings import at_least, settings
 
@@ -23,6 +24,8 @@ class SuiteSettings:
     "Fewest trials, of all splits, of a condition."
     covariates: list[str] | None = None
     "Covariates to decode; null: all of a session."
+    column_average: Literal["uniform", "variance"] = "uniform"
+    "How R2 is averaged over the columns of a covariate: alike (NLB), or by their variance (FALCON)."
     labels: list[str] | None = None
     "Labels of trials to decode; null: all with 2 to 8 values."
     decoding_windows: int = 600

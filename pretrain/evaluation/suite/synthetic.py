@@ -8,6 +8,7 @@ N windows, H horizon bins, F features, S samples.
 import numpy as np
 
 from neurochorus.models import NeuralModel
+from neurochorus.pretrain.evaluation.suite.decoders import Fitted
 from neurochorus.pretrain.evaluation.suite.decoding_targets import Target
 from neurochorus.pretrain.evaluation.suite.session_data import SessionData
 from neurochorus.pretrain.evaluation.suite.settings import SuiteSettings
@@ -62,13 +63,13 @@ def generated_rows(features: GeneratedFeatures, target: Target) -> dict[TableSpe
     applied = {"recorded": features.real[split][LATENTS], "generated": features.made[split][LATENTS][0]}
     rows = {}
     for learned_from, values in learned.items():
-        decoder = target.decoder.fit(values[kept], train[kept], features.groups_N[kept])
+        decoder = target.fit(values[kept], train[kept], features.groups_N[kept])
         for applied_to, others in applied.items():
             rows[f"{learned_from} to {applied_to}"] = decoder.score(others, test)
     spec = TableSpec(
         f"decoding_generated_{target.table}",
         f"decoding of {target.name}: decoders of recorded latents on generated ones, and vice versa",
-        _metric(target),
+        target.metric,
         "A decoder of latents, trained on recorded or generated trials of the train split, applied to recorded or "
         f"generated trials of the {split} split; over the bins of the horizon. A generated trial is one free-running "
         "sample from a recorded context and carries what was recorded in its place: where the future is open, it need "
@@ -102,7 +103,7 @@ def synthetic_rows(features: GeneratedFeatures, target: Target) -> dict[TableSpe
     spec = TableSpec(
         f"decoding_synthetic_{target.table}",
         f"decoding of {target.name}: the gain from synthetic trials",
-        _metric(target),
+        target.metric,
         f"Decoders trained on n recorded trials of the train split, or on these and {samples} synthetic ones for each "
         f"(free-running samples from its context, with its covariates), scored on recorded trials of the {split} "
         "split; over the bins of the horizon. The generative model itself was trained on the whole train split, with "
@@ -112,13 +113,16 @@ def synthetic_rows(features: GeneratedFeatures, target: Target) -> dict[TableSpe
     return {spec: rows}
 
 
-def _with_and_without(features: GeneratedFeatures, target: Target, kind: str, values: np.ndarray, number: int):
+def _with_and_without(
+    features: GeneratedFeatures, target: Target, kind: str, values: np.ndarray, number: int
+) -> tuple[Fitted, Fitted]:
+    """Decoders trained on the first `number` recorded trials, and on these and their synthetic continuations."""
     kept = _known(values)
     real, groups = features.real["train"][kind][:number][kept], features.groups_N[:number][kept]
     made_SNHF = features.made["train"][kind][:, :number][:, kept]
     samples = len(made_SNHF)
-    plain = target.decoder.fit(real, values[kept], groups)
-    helped = target.decoder.fit(
+    plain = target.fit(real, values[kept], groups)
+    helped = target.fit(
         np.concatenate((real, *made_SNHF)),
         np.concatenate([values[kept]] * (samples + 1)),
         np.concatenate([groups] * (samples + 1)),
@@ -129,7 +133,3 @@ def _with_and_without(features: GeneratedFeatures, target: Target, kind: str, va
 def _known(values: np.ndarray) -> np.ndarray:
     """Trials that a decoder may learn from, (N,): all of a covariate, those with a label that is kept."""
     return values != "" if values.ndim == 1 else np.ones(len(values), dtype=bool)
-
-
-def _metric(target: Target) -> str:
-    return "r2" if target.kind == "covariate" else "balanced_accuracy"
