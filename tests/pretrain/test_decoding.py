@@ -85,7 +85,6 @@ def test_labels_that_cannot_be_learned_or_scored_are_refused(rng):
 def fake_features(rng: np.random.Generator, good: bool) -> tuple[GeneratedFeatures, Target]:
     """Recorded and generated horizons of one law if `good`; otherwise generated ones know nothing of the covariate."""
     real = {split: covariate_problem(rng, trials) for split, trials in (("train", 40), ("test", 200))}
-    weights = np.array([2.0, 0, 0, 0])[:, None]
 
     def continued(split: str, samples: int) -> np.ndarray:
         truth = real[split][1]
@@ -94,7 +93,6 @@ def fake_features(rng: np.random.Generator, good: bool) -> tuple[GeneratedFeatur
             noise[..., :1] = 2 / 5 * truth + np.sqrt(1 / 5) * noise[..., :1]
         return noise
 
-    del weights
     made = {"train": continued("train", 8), "test": continued("test", 1)}
     features = SimpleNamespace(
         data=SimpleNamespace(split="test", forecast=SimpleNamespace(context_bins=0)),

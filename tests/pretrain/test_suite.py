@@ -149,7 +149,7 @@ def test_the_page_and_the_screen_read_it(results: dict[str, Any], tmp_path: Path
     path.write_text(json.dumps({"model": "x", "data": ["y"], **results}))
     read = read_evaluation(path)
     assert np.isnan(read.tables["forecast"].rows["psth"].sessions["b_s1"])
-    shown = [str(getattr(item, "title", item)) for item in result_tables(results)]
+    shown = [item if isinstance(item, str) else str(item.title) for item in result_tables(results)]
     for words in (
         "co-smoothing",
         "forecast up to a lead",

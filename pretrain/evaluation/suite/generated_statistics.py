@@ -53,21 +53,35 @@ def _spikes(data: SessionData, made: Mapping[str, Generated], settings: SuiteSet
         smoothing_bins=min(3.0, horizon / 4),
         stride=1 if horizon < 8 else 4,
     )
-    largest = largest_population_count(held_out, *(one.counts_SNHC for one in made.values()))
     rows: dict[str, list[dict[str, float]]] = {row: [] for row in (*made, FLOOR)}
     try:
-        comparison = TrialComparison(train, held_out, data.corpus.bin_s, config)
-        for split, first, second in _halves(len(held_out), settings):
-            recorded = comparison.summary(held_out[second])
-            for row, one in made.items():
-                counts = one.counts_SNHC[split % SAMPLES, first]
-                rows[row].append(comparison.distances(comparison.summary(counts), largest, recorded))
-            rows[FLOOR].append(comparison.distances(comparison.summary(held_out[first]), largest, recorded))
+        with np.errstate(over="ignore"):  # densities without overlap: their divergence is infinite
+            _measure(data, made, (train, held_out), config, settings, rows)
     except ValueError as error:
         raise Undefined(str(error)) from None
     means = {row: mean_sizes(found) for row, found in rows.items()}
     names = [name for name in DEFINITIONS if name not in COPYING]
     return {name: (DEFINITIONS[name], {row: values[name] for row, values in means.items()}) for name in names}
+
+
+def _measure(
+    data: SessionData,
+    made: Mapping[str, Generated],
+    signals_NHC: tuple[np.ndarray, np.ndarray],
+    config: ComparisonConfig,
+    settings: SuiteSettings,
+    rows: dict[str, list[dict[str, float]]],
+) -> None:
+    """Add the distances of each halving to the rows; `signals_NHC`: horizons of the train split, and held-out ones."""
+    train, held_out = signals_NHC
+    largest = largest_population_count(held_out, *(one.counts_SNHC for one in made.values()))
+    comparison = TrialComparison(train, held_out, data.corpus.bin_s, config)
+    for split, first, second in _halves(len(held_out), settings):
+        recorded = comparison.summary(held_out[second])
+        for row, one in made.items():
+            counts = one.counts_SNHC[split % SAMPLES, first]
+            rows[row].append(comparison.distances(comparison.summary(counts), largest, recorded))
+        rows[FLOOR].append(comparison.distances(comparison.summary(held_out[first]), largest, recorded))
 
 
 def _halves(trials: int, settings: SuiteSettings) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
