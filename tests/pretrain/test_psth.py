@@ -27,7 +27,9 @@ def bumps(rng: np.random.Generator) -> np.ndarray:
 
 def fitted(rng: np.random.Generator, rates_TC: np.ndarray, count: int = 120) -> Psth:
     split = [part for _ in range(2) for part in np.split(trials(rng, rates_TC, count), [CONTEXT], axis=1)]
-    return Psth("spikes").fit(*split)
+    psth = Psth("spikes")
+    psth.fit(*split)
+    return psth
 
 
 def test_a_psth_of_many_trials_reaches_the_score_of_the_true_rates(rng):

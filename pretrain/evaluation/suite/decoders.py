@@ -105,5 +105,5 @@ class LabelDecoder:
 def _known_bins(features_NTF: np.ndarray, targets_NTK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features and targets of the bins in which every column is known, and which these are (N * T,)."""
     targets = targets_NTK.reshape(-1, targets_NTK.shape[-1]).astype(float)
-    known = np.isfinite(targets).all(axis=1)
+    known = np.asarray(np.isfinite(targets).all(axis=1))
     return features_NTF.reshape(-1, features_NTF.shape[-1])[known], targets[known], known

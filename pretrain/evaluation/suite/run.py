@@ -96,7 +96,8 @@ class Suite:
         tables = list(self._tables.values())
         for table in tables:
             table.notes = {name: self._reason(name, table) for name in self._sessions if name not in table.values}
-        seed, made = self.settings.seed, {"tables": [table.to_json() for table in tables]}
+        seed = self.settings.seed
+        made: dict[str, Any] = {"tables": [table.to_json() for table in tables]}
         compared = [_as_suite_table(name, main, content) for name, (main, content) in main_tables.items()] + tables
         comparisons = [entry for table in compared for entry in comparisons_of(table, seed)]
         if self._horizons:
