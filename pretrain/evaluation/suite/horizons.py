@@ -86,7 +86,7 @@ def horizons_section(metric: str, leads: Sequence[int], values: Values) -> dict[
 
 
 def horizon_comparisons(section: Mapping[str, Any], main: str, seed: int) -> list[dict[str, Any]]:
-    """The main row against every other at each lead; `table` is "horizons, LEAD bins", and the entry holds `lead_bins` too."""
+    """The main row against every other at each lead; `table` is "horizons, LEAD bins"; `lead_bins` says it too."""
     made = []
     for place, lead in enumerate(section["leads_bins"]):
         rows = {

@@ -12,6 +12,7 @@ from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.recording import SPLITS
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.evaluation.psth import condition_psth_r2, smoothed_psth
+from neurochorus.pretrain.evaluation.suite.decoding_targets import MOST_LABELS
 from neurochorus.pretrain.evaluation.suite.session_data import SessionData
 from neurochorus.pretrain.evaluation.suite.settings import SuiteSettings
 from neurochorus.pretrain.evaluation.suite.smoothing import exponential_smoothing
@@ -60,7 +61,11 @@ def _conditions(data: SessionData, settings: SuiteSettings) -> dict[str, np.ndar
     """Number of the condition of each window by split, -1 for conditions with too few trials."""
     labels = {split: [trial.labels for trial in data.trials(split)] for split in SPLITS}
     known = sorted({name for split in SPLITS for trial in labels[split] for name in trial})
-    wanted = known if settings.condition_labels is None else settings.condition_labels
+    values = {
+        name: {str(trial.get(name)) for split in SPLITS for trial in labels[split]} for name in known
+    }  # a time, say, is another in every trial
+    categories = [name for name in known if len(values[name]) <= MOST_LABELS]
+    wanted = categories if settings.condition_labels is None else settings.condition_labels
     for name in wanted:
         if name not in known:
             raise Undefined(
@@ -90,7 +95,11 @@ def _train_psth(
 
 
 def _truth(settings: SuiteSettings) -> str:
-    which = "all labels" if settings.condition_labels is None else ", ".join(settings.condition_labels) or "none"
+    which = (
+        f"all with at most {MOST_LABELS} values"
+        if settings.condition_labels is None
+        else ", ".join(settings.condition_labels) or "none"
+    )
     return (
         f"true PSTHs: mean over all trials of a condition, smoothed by a Gaussian of sd {settings.psth_smoothing_s:g} "
         f"s; conditions: combinations of the trials' labels ({which}) with at least {settings.condition_trials} "

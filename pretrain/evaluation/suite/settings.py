@@ -21,7 +21,7 @@ class SuiteSettings:
     psth_smoothing_s: float = 0.04
     "sd of the Gaussian that smooths true PSTHs, s (NLB: 0.07 for mc_maze, 0.04 for area2_bump)."
     condition_labels: list[str] | None = None
-    "Labels of trials whose combinations are the conditions of PSTH R2; null: all of them."
+    "Labels of trials whose combinations are the conditions of PSTH R2; null: all with at most 8 values."
     condition_trials: int = 5
     "Fewest trials, of all splits, of a condition."
     covariates: list[str] | None = None
