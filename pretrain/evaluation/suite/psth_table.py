@@ -124,8 +124,8 @@ def _spec(settings: SuiteSettings, average: Average) -> TableSpec:
         f"psth_{METRICS[average]}",
         "PSTH R2 of rates of the same bins",
         METRICS[average],
-        f"{_truth(settings, average)}. The autoencoder reads the bins that it is scored on. The PSTH of the train trials "
-        "is made of most of the trials behind the true one: what is nearly reachable, not a baseline.",
+        f"{_truth(settings, average)}. The autoencoder reads the bins that it is scored on. The PSTH of the train "
+        "trials is made of most of the trials behind the true one: what is nearly reachable, not a baseline.",
         main=AUTOENCODER,
     )
 
