@@ -47,7 +47,10 @@ ABLATION_ROWS = (
     Row("masked_spread", "the same, sampled coarse to fine", "masked", ("dynamics.masked.order=spread",)),
     Row("masked_wide", "masked order, all mask ratios, coarse to fine", "masked_wide"),
     *(Row(f"flow{n}", f"flow, euler, {n} step{'s' * (n > 1)}", "flow", _flow("euler", n)) for n in (1, 2, 4, 8)),
-    *(Row(f"midpoint{n}", f"flow, midpoint, {n} steps ({2 * n} calls)", "flow", _flow("midpoint", n)) for n in (2, 4)),
+    *(Row(f"midpoint{n}", f"flow, midpoint, {n} steps ({2 * n} calls)", "flow", _flow("midpoint", n)) for n in (1, 2)),
+    Row("flow", "flow, midpoint, 4 steps (8 calls, as in the protocol)", "flow"),
+    Row("standard8", "flow from N(0, 1), euler, 8 steps", "flow_standard"),
+    Row("standard4", "flow from N(0, 1), midpoint, 4 steps", "flow_standard", _flow("midpoint", 4)),
     *(
         Row(f"shortcut{n}", f"flow, shortcut, {n} step{'s' * (n > 1)}", "shortcut", (f"heads.flow.steps={n}",))
         for n in (1, 2, 4)

@@ -46,7 +46,8 @@ def main() -> None:
             overall = " | ".join(f"{coverage(by_lead_HR, level).mean():.3f}" for level in LEVELS)
             ninety_H = coverage(by_lead_HR, 0.9)
             ratio_H = spread_skill(found.variance_NH.mean(axis=0), found.squared_error_NH.mean(axis=0), options.samples)
-            cells = f"{ninety_H.min():.3f} to {ninety_H.max():.3f} | {np.mean(ratio_H):.3f} | {found.crps_NH.mean():.4f}"
+            range_of_90 = f"{ninety_H.min():.3f} to {ninety_H.max():.3f}"
+            cells = f"{range_of_90} | {np.mean(ratio_H):.3f} | {found.crps_NH.mean():.4f}"
             print(f"| {head} | {seed} | {overall} | {cells} |", flush=True)
 
 

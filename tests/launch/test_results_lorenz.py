@@ -41,7 +41,14 @@ def test_the_settings_of_every_run_build(name: str) -> None:
     config = read_settings(RunConfig, CONFIGS / "base.yaml", settings_over_base(name))
     order = {"masked": "masked", "masked_wide": "masked", "diffusion": "diffusion"}.get(name, "causal")
     assert config.model.dynamics.order == order
-    assert config.model.head == {"shortcut": "flow", **{head: head for head in ("flow", "gaussian", "langevin")}}.get(name, "energy")
+    heads = {
+        "shortcut": "flow",
+        "flow_standard": "flow",
+        "flow": "flow",
+        "gaussian": "gaussian",
+        "langevin": "langevin",
+    }
+    assert config.model.head == heads.get(name, "energy")
     base = read_settings(RunConfig, CONFIGS / "base.yaml")
     assert (config.model.autoencoder, config.train) == (base.model.autoencoder, base.train)
     assert config.model.dynamics.transformer == base.model.dynamics.transformer

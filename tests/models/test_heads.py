@@ -46,10 +46,11 @@ HEADS = {
     "variogram": energy(variogram_weight=1.0),
     "marginal": energy(marginal_weight=1.0),
     "flow": flow(),
-    "flow, hidden": flow(source="hidden", solver="exponential"),
+    "flow, standard": flow(source="standard", solver="euler", steps=8),
+    "exponential": flow(solver="exponential"),
     "antithetic": flow(antithetic=True, times="logit_normal"),
     "adaptive": flow(solver="adaptive"),
-    "shortcut": flow(variant="shortcut", steps=1, source="hidden"),
+    "shortcut": flow(variant="shortcut", steps=1),
     "langevin": langevin(),
     "langevin, standard": langevin(source="standard"),
     "gaussian": ("gaussian", HeadsConfig()),
@@ -168,7 +169,7 @@ def test_drawn_targets_take_each_target_equally_often() -> None:
     assert all(abs(float((drawn == target).float().mean()) - 1 / 3) < 0.02 for target in range(3))
 
 
-@pytest.mark.parametrize("case", ["energy", "kernel", "laplace", "crps", "flow", "flow, hidden", "langevin"])
+@pytest.mark.parametrize("case", ["energy", "kernel", "laplace", "crps", "flow", "flow, standard", "langevin"])
 def test_both_modes_of_a_bimodal_step_are_found(case: str) -> None:
     head = make(case, latents=1)
     train(head, bimodal_step, steps=400, learning_rate=5e-3, tokens=128)

@@ -30,7 +30,7 @@ def mean_loss(head: FlowHead, draw: Draw, tokens: int = 20_000) -> float:
 @pytest.mark.parametrize("sd", [0.5, 1.0])
 def test_untrained_loss_of_gaussian_targets_is_sd_times_half_pi(sd: float) -> None:
     """The untrained head is exactly the preconditioner a(t), the optimum."""
-    head = FlowHead(FlowHeadConfig(width=8, blocks=1, residual_sd=sd, draws=1), HIDDEN, 6)
+    head = FlowHead(FlowHeadConfig(source="standard", width=8, blocks=1, residual_sd=sd, draws=1), HIDDEN, 6)
     # integral over t of s^2 / ((1 - t)^2 + t^2 s^2)
     assert mean_loss(head, gaussian_targets(sd, 6), 80_000) == pytest.approx(sd * math.pi / 2, rel=0.01)
 
@@ -38,7 +38,7 @@ def test_untrained_loss_of_gaussian_targets_is_sd_times_half_pi(sd: float) -> No
 def trained_for_narrow_targets(width: int) -> tuple[FlowHead, float]:
     """A head that expects sd 1 trained on targets of sd 0.3 in 16 channels, and its loss relative to the optimum."""
     torch.manual_seed(0)
-    head = FlowHead(FlowHeadConfig(width=width, blocks=1, solver="rk4"), HIDDEN, 16)
+    head = FlowHead(FlowHeadConfig(source="standard", width=width, blocks=1, solver="rk4"), HIDDEN, 16)
     draw = gaussian_targets(0.3, 16)
     train(head, draw, steps=300, learning_rate=5e-3)
     return head, mean_loss(head, draw) / (0.3 * math.pi / 2)
@@ -57,7 +57,7 @@ def spread_off_the_data(residual_sd: float) -> tuple[float, float]:
     torch.manual_seed(0)
     turned = torch.linalg.qr(torch.randn(16, 16))[0]
     sd = torch.tensor([1.0] * 2 + [0.05] * 14)
-    head = FlowHead(FlowHeadConfig(width=8, blocks=1, residual_sd=residual_sd, steps=32), HIDDEN, 16)
+    head = FlowHead(FlowHeadConfig(source="standard", width=8, blocks=1, residual_sd=residual_sd, steps=32), HIDDEN, 16)
     train(head, lambda n: (torch.zeros(1, n, HIDDEN), (sd * torch.randn(1, n, 16)) @ turned.T), 300, 5e-3)
     spread = (samples_of(head) @ turned).std(dim=0)
     return float(spread[:2].mean()), float(spread[2:].mean())
@@ -75,7 +75,7 @@ def test_noise_in_directions_without_data_shrinks_to_the_data(monkeypatch: pytes
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
 def test_exponential_solver_is_exact_for_gaussian_targets_at_any_number_of_steps(steps: int) -> None:
-    config = FlowHeadConfig(width=8, blocks=1, residual_sd=0.3, steps=steps, solver="exponential")
+    config = FlowHeadConfig(source="standard", width=8, blocks=1, residual_sd=0.3, steps=steps, solver="exponential")
     noise = torch.randn(500, 1, 5, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(samples_of(FlowHead(config, HIDDEN, 5), 500), 0.3 * noise[:, 0])
     euler = FlowHead(dataclasses.replace(config, solver="euler"), HIDDEN, 5)
@@ -95,7 +95,7 @@ def test_solver_orders(solver: str, order: int) -> None:
 
 def test_every_solver_of_a_head_ends_where_the_adaptive_one_does() -> None:
     torch.manual_seed(0)
-    head = FlowHead(FlowHeadConfig(width=16, blocks=2, solver="adaptive"), HIDDEN, 3)
+    head = FlowHead(FlowHeadConfig(source="standard", width=16, blocks=2, solver="adaptive"), HIDDEN, 3)
     randomise(head, 0.15)
     reference = samples_of(head, 20)
     gaussian = torch.randn(20, 1, 3, generator=torch.Generator().manual_seed(1))[:, 0]
@@ -107,7 +107,7 @@ def test_every_solver_of_a_head_ends_where_the_adaptive_one_does() -> None:
 
 def test_without_torchdiffeq_the_adaptive_solver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
-    head = FlowHead(FlowHeadConfig(width=8, blocks=1, solver="adaptive"), HIDDEN, 2)
+    head = FlowHead(FlowHeadConfig(source="standard", width=8, blocks=1, solver="adaptive"), HIDDEN, 2)
     with pytest.raises(ValueError, match=r"pip install 'neurochorus\[ode\]'"):
         samples_of(head, 1)
 
@@ -141,7 +141,7 @@ def test_the_loss_of_the_flow_does_not_reach_its_source(monkeypatch: pytest.Monk
 
 
 def test_antithetic_draws_come_in_pairs() -> None:
-    config = FlowHeadConfig(width=8, blocks=1, antithetic=True, draws=4)
+    config = FlowHeadConfig(source="standard", width=8, blocks=1, antithetic=True, draws=4)
     head = FlowHead(config, HIDDEN, 3)
     draws = samples_of(head, 5)
     assert draws.shape == (5, 3)
