@@ -22,6 +22,7 @@ from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.settings import parse_settings
 from neurochorus.launch.options import add_sampling
 from neurochorus.models import load, read_training, set_sampling
+from neurochorus.models.missing_units import accept_missing_units, missing_units_note
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.evaluate import evaluate
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
@@ -62,6 +63,11 @@ def run(options: Any, console: Console) -> dict[str, Any]:
     sessions = select_sessions(corpus.sessions if options.sessions else in_both, options.sessions)
     forecast = _forecast(options)
     beside = dict(_named(text, options.device) for text in options.beside)
+    missing = accept_missing_units(model, [corpus.session(session_id) for session_id in sessions])
+    for other in beside.values():
+        accept_missing_units(other, [])
+    for session_id, count in missing.items():
+        console.print(missing_units_note(session_id, count, len(model.registry.session(session_id).unit_ids)))
     with console.status("evaluating") as status:
         results = evaluate(
             model,
@@ -74,6 +80,7 @@ def run(options: Any, console: Console) -> dict[str, Any]:
             options.recalibrate,
             progress=lambda session: status.update(f"evaluating {session}"),
         )
+    results |= {"missing_units": missing} if missing else {}
     return {"model": str(options.model), "data": list(options.data), "command": sys.argv, **results}
 
 
