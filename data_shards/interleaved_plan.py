@@ -5,6 +5,7 @@ holds floor or ceil of G * share of them, and each plan's own order is what it w
 """
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -19,7 +20,9 @@ class InterleavedPlan(SamplePlan):
     def __init__(self, main: SamplePlan, other: SamplePlan, share: float):
         """Raises ValueError for plans that cannot be read side by side."""
         self._main, self._other = main, other
-        self._share = round(share * 2**_FRACTION_BITS)  # an integer, so that machines agree
+        self._share = math.ceil(
+            share * 2**_FRACTION_BITS
+        )  # an integer, so that machines agree; up, so that 0.9 is 9 of 10
         if not 0 < self._share < 2**_FRACTION_BITS:
             raise ValueError(f"share is {share}; expected a number above 0 and below 1")
         for name in ("group", "split", "window_bins"):

@@ -116,8 +116,8 @@ class NeuralModel(nn.Module):
     ) -> Batch:
         """A batch of one session from an array of counts (or samples of the continuous signal).
 
-        `unit_ids` names the columns, in any order; missing units are left out (models/missing_units.py). Without it they
-        must be all units in the order the model was trained on.
+        `unit_ids` names the columns, in any order; missing units are left out (models/missing_units.py). Without it
+        they must be all units in the order the model was trained on.
         `covariates`: name -> array (B, bins, d), NaN where missing; those not given are missing. They may have more
         bins than the signal: a rollout reads them over its horizon.
         Raises ValueError for an unknown session, unit or covariate, another number of columns, and values that are no
