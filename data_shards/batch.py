@@ -40,6 +40,8 @@ class Batch:
     is all padding (evaluation_batches)."""
     hidden_BTC: Tensor | None = None
     "bool; True where the encoder must not see an entry and is scored on it (augment.coordinated_dropout); or None."
+    units_missing: bool = False
+    "Whether some session has units, in the registry, that are not among its columns."
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -94,6 +96,7 @@ class _Wiring:
     subject: int
     columns: list[tuple[slice, slice]]
     "For each chosen covariate that the session has: its columns in the batch, and in the shard."
+    units_missing: bool
 
 
 class Collate:
@@ -145,6 +148,7 @@ class Collate:
             covariates_BTK=torch.from_numpy(covariates_BTK),
             covariate_mask_BTK=torch.from_numpy(covariate_mask_BTK),
             sample_ids=[key for block in blocks for key in block.keys],
+            units_missing=any(wires.units_missing for wires in wiring),
         )
 
     def all_padding(self, session_id: str, bins: int) -> Batch:
@@ -185,11 +189,13 @@ class Collate:
             if name in sources:
                 columns.append((slice(target, target + width), sources[name]))
             target += width
+        rows_C = registry.rows(entry)
         return _Wiring(
-            unit_rows_C=_compact(registry.rows(entry)),
+            unit_rows_C=_compact(rows_C),
             session=registry.session_index(entry.session_id),
             subject=registry.subject_index(entry.subject_id),
             columns=columns,
+            units_missing=len(rows_C) < len(registry.session(entry.session_id).unit_ids),
         )
 
 

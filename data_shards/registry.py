@@ -6,7 +6,7 @@ of the old ones where they are. Session and subject numbers start at 1; 0 stands
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,12 @@ class UnitRegistry:
     """The sessions of a model, in the order in which they were added."""
 
     sessions: tuple[SessionRows, ...] = ()
+    units_may_be_missing: bool = field(default=False, compare=False)
+    """Whether `rows` takes data that lack some of a session's units; a use of a model, not part of what it is."""
+
+    def with_units_missing(self) -> "UnitRegistry":
+        """Return the same registry, whose `rows` takes data that lack some of a session's units."""
+        return replace(self, units_may_be_missing=True)
 
     @classmethod
     def from_sessions(cls, entries: Iterable[SessionEntry]) -> "UnitRegistry":
@@ -76,7 +82,7 @@ class UnitRegistry:
             )
             known.add(entry.session_id)
             next_row += len(ids)
-        return UnitRegistry(tuple(sessions))
+        return replace(self, sessions=tuple(sessions))
 
     @cached_property
     def total_rows(self) -> int:
@@ -118,8 +124,8 @@ class UnitRegistry:
     def rows(self, entry: SessionEntry) -> np.ndarray:
         """Return the rows of a data set's units, int64 (C,), in the order of the data's columns, found by unit id.
 
-        Raises ValueError where the model's session and the data's differ: unknown session, other units, other bin
-        width, other modality, other subject.
+        Raises ValueError where the model's session and the data's differ: unknown session, other units (more than the
+        model knows, or fewer unless `units_may_be_missing`), other bin width, other modality, other subject.
         """
         own = self.session(entry.session_id)
         where = f"session {entry.session_id!r}"
@@ -138,7 +144,10 @@ class UnitRegistry:
                 f"{where}: the data are of subject {entry.subject_id!r}, the model knows it as {own.subject_id!r}: "
                 "rename the session in its recipe if it is another recording"
             )
-        if entry.unit_hash != own.unit_hash or unit_hash(entry.unit_ids) != own.unit_hash:
+        fewer = self.units_may_be_missing and entry.unit_hash == unit_hash(entry.unit_ids)
+        fewer = fewer and bool(entry.unit_ids) and own.row_of.keys() > set(entry.unit_ids)
+        same = entry.unit_hash == own.unit_hash == unit_hash(entry.unit_ids)
+        if not (same or fewer):
             raise ValueError(_unit_difference(where, entry, own))
         return np.array([own.row_of[unit_id] for unit_id in entry.unit_ids], dtype=np.int64)
 

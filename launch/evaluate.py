@@ -23,6 +23,7 @@ from neurochorus.data_shards.settings import apply_overrides, parse_settings
 from neurochorus.launch.evaluation_tables import result_tables
 from neurochorus.launch.options import add_sampling
 from neurochorus.models import load, read_training, set_sampling
+from neurochorus.models.missing_units import accept_missing_units, missing_units_note
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.evaluate import evaluate
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
@@ -68,6 +69,11 @@ def run(options: Any, console: Console) -> dict[str, Any]:
     forecast = _forecast(options)
     suite_settings = parse_settings(SuiteSettings, apply_overrides({}, options.suite_set), "--suite-set")
     beside = dict(_named(text, options.device) for text in options.beside)
+    missing = accept_missing_units(model, [corpus.session(session_id) for session_id in sessions])
+    for other in beside.values():
+        accept_missing_units(other, [])
+    for session_id, count in missing.items():
+        console.print(missing_units_note(session_id, count, len(model.registry.session(session_id).unit_ids)))
     with console.status("evaluating") as status:
         results = evaluate(
             model,
@@ -82,6 +88,7 @@ def run(options: Any, console: Console) -> dict[str, Any]:
             suite=options.suite,
             suite_settings=suite_settings,
         )
+    results |= {"missing_units": missing} if missing else {}
     return {"model": str(options.model), "data": list(options.data), "command": sys.argv, **results}
 
 

@@ -1,6 +1,7 @@
-"""Add sessions that a model never saw, of known or new animals: fit their rows, freeze the rest, export again.
+"""Adapt a model to sessions that it never saw, of known or new animals: rows alone, or the trunk too; export again.
 
 python launch/finetune.py --model EXPORT --data DIR --sessions 'subject:otter' --out RUN_DIR [--set KEY=VALUE ...]
+python launch/finetune.py ... --adapt lora --set lora.rank=4 --dry-run     what would be trained, on what
 deepspeed --num_gpus 2 launch/finetune.py ...
 """
 
@@ -14,17 +15,55 @@ if importlib.util.find_spec("neurochorus") is None:  # not installed: use the ch
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from rich.console import Console
 
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
 from neurochorus.launch.training import run_training
+from neurochorus.pretrain.adaptation.preview import Preview, preview
 from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    where = options.config or "command line"
-    return run_training(lambda: parse_settings(FinetuneConfig, _values(options), where), finetune)
+
+    def configure() -> FinetuneConfig:
+        return parse_settings(FinetuneConfig, _values(options), options.config or "command line")
+
+    if not options.dry_run:
+        return run_training(configure, finetune)
+    try:
+        config = configure()
+        show(preview(config), config, Console(width=120, highlight=False, soft_wrap=True))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def show(found: Preview, config: FinetuneConfig, console: Console) -> None:
+    """Print what would be trained."""
+    console.print(f"adapt: {config.adapt}; base model: {config.model}")
+    for stage, groups in found.groups.items():
+        section = getattr(config, stage)
+        moving = sum(group.parameters for group in groups)
+        console.print(
+            f"{stage}: {section.steps:,} steps; {moving:,} parameters move, {found.frozen[stage]:,} stay as they are"
+        )
+        for group in sorted(groups, key=lambda group: group.begins):
+            late = f", from step {group.begins * section.steps:.0f} on" if group.begins else ""
+            rate = section.learning_rate * group.factor
+            console.print(f"  {group.name}: {group.parameters:,}, learning rate {rate:.3g}{late}")
+    for one in found.sessions:
+        console.print(
+            f"session {one.session_id} of {one.subject_id}: {one.units} units, {one.train_windows} train windows "
+            f"({one.train_minutes:.1f} minutes), {one.valid_windows} valid windows"
+        )
+    if found.replayed:
+        assert config.replay is not None
+        console.print(f"replay: {config.replay.share:.0%} of each batch from {', '.join(found.replayed)}")
+    for line in found.warnings:
+        console.print(f"little data: {line}")
 
 
 def _values(options: Any) -> dict[str, Any]:
@@ -37,6 +76,8 @@ def _values(options: Any) -> dict[str, Any]:
         if isinstance(value, dict):  # a section of another type stays, to be reported
             value = {**section, **value} if isinstance(section, dict) else section
         values[name] = value
+    if options.adapt is not None:
+        values["adapt"] = options.adapt
     return apply_overrides(values, options.overrides)
 
 
@@ -47,6 +88,14 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--sessions", nargs="+", default=None, help="ids or patterns, such as 'subject:otter'; default: all"
     )
+    parser.add_argument(
+        "--adapt",
+        choices=["rows", "lora", "unfreeze", "full"],
+        default=None,
+        help="what moves besides rows of the new sessions: nothing (the default), low-rank updates, the trunk from its "
+        "output downwards, or all of it",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and start nothing")
     parser.add_argument("--out", required=True, help="run directory; the model goes to OUT/export")
     parser.add_argument("--config", default=None, help="YAML with further settings")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="section.key=value, put over the rest")

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 from neurochorus.data_shards.remote import is_directory_or_url
 from neurochorus.launch.options import add_sampling
 from neurochorus.models import load, read_training, set_sampling
+from neurochorus.models.missing_units import accept_missing_units, missing_units_note
 from neurochorus.pretrain.evaluation.contexts import read_context
 from neurochorus.pretrain.evaluation.generation import generate, write_generated
 from neurochorus.pretrain.evaluation.output_file import check_output
@@ -39,6 +40,7 @@ def run(options: Any) -> Path:
     """Generate and write; raises ValueError for a session, context or path that does not fit."""
     out = check_output(Path(options.out), ".npz")
     model = load(options.model, options.device)
+    accept_missing_units(model, [])
     set_sampling(model, options.sampling)
     context_bins = options.context_bins
     if context_bins is None and is_directory_or_url(options.context):
@@ -53,6 +55,9 @@ def run(options: Any) -> Path:
         trials=options.trials,
         covariates=options.covariates,
     )
+    known = len(model.registry.session(options.session).unit_ids)
+    if len(context.unit_ids) < known:
+        print(missing_units_note(options.session, known - len(context.unit_ids), known), file=sys.stderr)
     arrays = generate(
         model,
         context,

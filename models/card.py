@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from neurochorus.models.adaptation_card import adaptation_section
+
 if TYPE_CHECKING:
     from neurochorus.models.dynamics import DynamicsConfig
     from neurochorus.models.model import NeuralModel
@@ -31,7 +33,8 @@ def model_card(model: "NeuralModel", training: Mapping[str, Any]) -> str:
     rows = "\n".join(
         f"| {session.session_id} | {session.subject_id} | {len(session.unit_ids)} |" for session in registry.sessions
     )
-    facts = "\n".join(f"- {name}: {value}" for name, value in training.items()) or "- not recorded"
+    facts = "\n".join(f"- {name}: {value}" for name, value in training.items() if name != "adaptation")
+    facts = facts or "- not recorded"
     config = model.config
     bins = "bins" if config.autoencoder.causal else "0 bins"
     encoder = "a causal autoencoder" if config.autoencoder.causal else "an autoencoder that sees both ways"
@@ -72,7 +75,7 @@ added first: `python launch/finetune.py --model THIS DIRECTORY --data DATA --ses
 
 {facts}
 
-## Sessions
+{adaptation_section(training["adaptation"]) if training.get("adaptation") else ""}## Sessions
 
 | session | subject | units |
 |---|---|---|

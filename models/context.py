@@ -50,6 +50,7 @@ def context_batch(
         covariates_BTK=covariates_BTK.nan_to_num(0.0),
         covariate_mask_BTK=~covariates_BTK.isnan(),
         sample_ids=[f"{session_id}-{row:06d}" for row in range(batch)],
+        units_missing=len(ids) < len(session.unit_ids),
     )
 
 

@@ -21,8 +21,11 @@ from neurochorus.models.context import context_batch, with_covariates_ahead
 from neurochorus.models.dynamics import DynamicsConfig, LatentSequence, build_dynamics
 from neurochorus.models.heads import HeadName, HeadsConfig
 from neurochorus.models.imputation import Imputation, ImputationSettings, impute
+from neurochorus.models.missing_units import scale_for_missing_units
 from neurochorus.models.observing import observe, observe_each
+from neurochorus.models.posterior import Posterior
 from neurochorus.models.rollout import Rollout, row_generators
+from neurochorus.models.units import UnitRows
 from neurochorus.models.whitening import Whitening
 
 
@@ -113,7 +116,8 @@ class NeuralModel(nn.Module):
     ) -> Batch:
         """A batch of one session from an array of counts (or samples of the continuous signal).
 
-        `unit_ids` names the columns; without it they must be all units in the order the model was trained on.
+        `unit_ids` names the columns, in any order; missing units are left out (models/missing_units.py). Without it
+        they must be all units in the order the model was trained on.
         `covariates`: name -> array (B, bins, d), NaN where missing; those not given are missing. They may have more
         bins than the signal: a rollout reads them over its horizon.
         Raises ValueError for an unknown session, unit or covariate, another number of columns, and values that are no
@@ -125,15 +129,12 @@ class NeuralModel(nn.Module):
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
         """Whitened latents (B, T, L) of a batch; bin t depends on bins up to t only, if the encoder is causal."""
-        units = self.autoencoder.units(batch.unit_rows_BC)
-        latent_BTL = self.autoencoder.encode(batch.signal_BTC, units, batch.session_B, mask_BT=batch.bin_mask_BT)
-        return self.whitening(latent_BTL)
+        return self.whitening(self._posterior(batch, self.autoencoder.units(batch.unit_rows_BC)).mean_BTL)
 
     @torch.no_grad()
     def draw_latents(self, batch: Batch, draws: int) -> Tensor:
         """Whitened draws (M, B, T, L) from the posterior of a variational encoder, with PyTorch's global generator."""
-        units = self.autoencoder.units(batch.unit_rows_BC)
-        posterior = self.autoencoder.posterior(batch.signal_BTC, units, batch.session_B, mask_BT=batch.bin_mask_BT)
+        posterior = self._posterior(batch, self.autoencoder.units(batch.unit_rows_BC))
         return self.whitening(torch.stack([posterior.draw() for _ in range(draws)]))
 
     @torch.no_grad()
@@ -143,7 +144,7 @@ class NeuralModel(nn.Module):
         An encoder that is not causal also reads the bins after it.
         """
         units = self.autoencoder.units(batch.unit_rows_BC)
-        latent_BTL = self.autoencoder.encode(batch.signal_BTC, units, batch.session_B, mask_BT=batch.bin_mask_BT)
+        latent_BTL = self._posterior(batch, units).mean_BTL
         own_BTC = self.autoencoder.own_past(batch.signal_BTC, units)
         return self.autoencoder.mean(self.autoencoder.decode(latent_BTL, units, own_BTC), units)
 
@@ -214,6 +215,10 @@ class NeuralModel(nn.Module):
                 "this model was trained with autoencoder.causal: false, so its latents know their future: it generates "
                 "from a context without bins and reconstructs, but cannot forecast; train one with causal: true"
             )
+
+    def _posterior(self, batch: Batch, units: UnitRows) -> Posterior:
+        keep_B11 = scale_for_missing_units(self.registry, self.autoencoder, batch) if batch.units_missing else None
+        return self.autoencoder.posterior(batch.signal_BTC, units, batch.session_B, keep_B11, batch.bin_mask_BT)
 
     def _simulate(
         self,

@@ -20,6 +20,9 @@ class Table(nn.Module):
     weight decay is meant for this table at all: it is for directions, not for rates, gains and sessions.
     """
 
+    kept: Tensor | None
+    "The frozen rows as they were, which are read instead of those in `weight`: weight decay shrinks these too."
+
     def __init__(self, rows: int, columns: int, std: float = 0.02, decays: bool = False):
         super().__init__()
         self.decays = decays
@@ -27,12 +30,21 @@ class Table(nn.Module):
         weight[0] = 0.0
         self.weight = nn.Parameter(weight)
         self.frozen_rows = 0
+        self.register_buffer("kept", None, persistent=False)
 
     def forward(self, row_numbers: Tensor) -> Tensor:
         rows = F.embedding(row_numbers, self.weight, padding_idx=0)
         if self.frozen_rows:
-            rows = torch.where((row_numbers < self.frozen_rows).unsqueeze(-1), rows.detach(), rows)
+            frozen = row_numbers < self.frozen_rows
+            old = rows.detach() if self.kept is None else F.embedding(row_numbers * frozen, self.kept)
+            rows = torch.where(frozen.unsqueeze(-1), old, rows)
         return rows
+
+    @torch.no_grad()
+    def freeze(self, rows: int, keep: bool = False) -> None:
+        """Freeze the first rows; with `keep` they are read as they are now even if the optimizer decays them."""
+        self.frozen_rows = rows
+        self.kept = self.weight[:rows].clone() if keep and rows else None
 
     @torch.no_grad()
     def append(self, new_rows: Tensor) -> None:

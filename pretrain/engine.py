@@ -73,7 +73,7 @@ class Engine:
         from neurochorus.pretrain.checkpoint_writer import CheckpointWriter
 
         groups = parameter_groups(module, stage, config.train.head_learning_rate_factor)
-        self.factors = [group["factor"] for group in groups]
+        self.factors = [(group["factor"], group["begins"]) for group in groups]
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.names = [names[id(parameter)] for group in groups for parameter in group["params"]]
         self.module = module
@@ -117,9 +117,10 @@ class Engine:
             for parameter in self.module.parameters():
                 parameter.grad = None
 
-    def set_learning_rate(self, rate: float) -> None:
-        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
-            group["lr"] = rate * factor
+    def set_learning_rate(self, rate: float, progress: float = 1.0) -> None:
+        """Give every group its share of a rate; those that begin after `progress` (a share of the steps) get 0."""
+        for group, (factor, begins) in zip(self.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = rate * factor if progress >= begins else 0.0
 
     @property
     def gradient_norm(self) -> float:

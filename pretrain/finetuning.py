@@ -1,21 +1,40 @@
-"""Adding sessions that a model never saw: append their rows, fit them with everything else frozen, export again.
+"""Adding sessions that a model never saw: append their rows, fit them and as much of the rest as is wished, export.
 
-What is fitted: read-in and read-out rows, biases and gains of the new units, the bias of each new session
-(stage 1, on signals), and the vectors of new sessions and subjects (stage 2, on latents). Rows of the
-sessions that the model knew get no gradient and are put back bit for bit at the end.
+Always fitted: read-in and read-out rows, biases and gains of the new units, the bias of each new session (stage 1, on
+signals), and the vectors of new sessions and subjects (stage 2, on latents). Rows of the sessions that the model knew
+get no gradient and are put back bit for bit at the end, unless replay trains them. What else moves is `adapt`'s to say:
+adaptation/modes.py, which also tells why the whitening stays as it was.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from neurochorus.data_shards.settings import settings
+from neurochorus.data_shards.settings import settings, settings_to_dict
 from neurochorus.models import NeuralModel, load, read_training, save
-from neurochorus.models.units import Table
+from neurochorus.pretrain.adaptation.enough_data import data_warnings
+from neurochorus.pretrain.adaptation.facts import BASE_WEIGHTS, adaptation_facts
+from neurochorus.pretrain.adaptation.low_rank import LoraSection, merged, refuse_idle_targets
+from neurochorus.pretrain.adaptation.modes import AdaptName, Mode
+from neurochorus.pretrain.adaptation.old_rows import (
+    State,
+    free_old_rows,
+    freeze_all_but_new_rows,
+    restore_old_rows,
+    state_of,
+    tables_of,
+)
+from neurochorus.pretrain.adaptation.refusals import refuse_known_sessions, refuse_other_recordings
+from neurochorus.pretrain.adaptation.replay import ReplayedData, ReplaySection
+from neurochorus.pretrain.adaptation.unfreezing import UnfreezeSection
 from neurochorus.pretrain.config import (
     CheckpointSection,
     DataSection,
+    EvaluationSection,
     ForecastSection,
     RunConfig,
     RunSection,
@@ -25,16 +44,17 @@ from neurochorus.pretrain.config import (
     WatchSection,
     ZeroSection,
 )
-from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.distributed import Ranks
+from neurochorus.pretrain.early_stopping import StopSection
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.fingerprint import BASIS, run_fingerprint, weights_hash
 from neurochorus.pretrain.pretraining import Trainer, resume_path, stages_of
 from neurochorus.pretrain.run_directory import RunDirectory
-from neurochorus.pretrain.stages import autoencoder_stage, dynamics_stage
+from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.training_data import TrainingData
 from neurochorus.pretrain.watch import Watch
+from neurochorus.pretrain.width_transfer import transfer_width
 
 
 @settings
@@ -44,9 +64,20 @@ class FinetuneConfig:
     run: RunSection
     data: DataSection
     autoencoder: StageSection = StageSection(steps=600, learning_rate=5e-3)
-    """Fitting of unit rows and session biases."""
+    """Fitting of unit rows and session biases; with `adapt` of the encoder and decoder too."""
     dynamics: StageSection = StageSection(steps=200, learning_rate=5e-3)
-    """Fitting of session and subject vectors."""
+    """Fitting of session and subject vectors; with `adapt` of the dynamics too."""
+    adapt: AdaptName = "rows"
+    """What moves besides the new rows: nothing (rows), low-rank updates (lora), the trunk layer after layer from its
+    output downwards (unfreeze), or all of it (full)."""
+    trunk_factor: float = 0.1
+    """Learning rate of the trunk, or of its low-rank updates, as a share of that of the new rows."""
+    lora: LoraSection = LoraSection()
+    unfreeze: UnfreezeSection = UnfreezeSection()
+    replay: ReplaySection | None = None
+    """Old sessions to train on beside the new ones; null: none."""
+    stop: StopSection | None = None
+    """When a stage ends before its last step, by its loss on the new sessions' valid split; null: never."""
     train: TrainSection = TrainSection()
     zero: ZeroSection = ZeroSection(stage=0)
     checkpoint: CheckpointSection = CheckpointSection()
@@ -54,7 +85,52 @@ class FinetuneConfig:
     watch: WatchSection = WatchSection()
 
     def problems(self) -> list[str]:
-        return [] if self.run.init is None else ["run.init: fine-tuning starts from the weights of `model`; set that"]
+        found = []
+        if self.run.init is not None:
+            found.append("run.init: fine-tuning starts from the weights of `model`; set that")
+        if not self.trunk_factor > 0:
+            found.append(f"trunk_factor: expected a positive number, found {self.trunk_factor}")
+        if self.replay is not None and self.adapt == "rows" and not self.replay.train_rows:
+            found.append(
+                "replay: with adapt rows nothing that old sessions read is trained: set replay to null, adapt to lora, "
+                "unfreeze or full, or replay.train_rows to true"
+            )
+        return found
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(self.adapt, self.trunk_factor, self.lora, self.unfreeze, self.run.seed)
+
+    def further(self) -> dict[str, Any]:
+        """Settings that a continued run must share with its checkpoints, beside those of a pretraining run."""
+        replay = None if self.replay is None else settings_to_dict(self.replay)
+        chosen: dict[str, Any] = {
+            "adapt": None if self.adapt == "rows" else {"mode": self.adapt, **self.mode.numbers()},
+            "replay": replay and {name: value for name, value in replay.items() if name != "path"},
+            "stop": None if self.stop is None else settings_to_dict(self.stop),
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with rows for the new sessions, ready to be trained, and what is needed to put the old ones back."""
+
+    model: NeuralModel
+    run: RunConfig
+    data: TrainingData
+    mode: Mode
+    old_state: State
+    base_weights: str
+    known: int
+    """Sessions that the model knew before."""
+
+    def stage(self, name: str) -> Stage:
+        """A part of the model as it is to be trained."""
+        make = {"autoencoder": autoencoder_stage, "dynamics": dynamics_stage}[name]
+        stage = make(self.model, self.run.train.precision)
+        self.mode.apply(stage.trained, stage.name)
+        return stage
 
 
 def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
@@ -62,40 +138,43 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
 
     Raises ValueError for sessions the model knows already, another modality or bin width. All ranks must call it.
     """
-    torch.manual_seed(config.run.seed)
-    model = load(config.model)
-    run = _run_config(config, model)
-    data = TrainingData.open(run)
-    refuse_other_recordings(model, data)
-    old_state = {name: value.clone() for name, value in model.state_dict().items()}
-    known = len(model.registry.sessions)
-    model.append_sessions(data.entries)
-    freeze_all_but_new_rows(model, old_state)
+    prepared = prepare(config)
+    model, run, data = prepared.model, prepared.run, prepared.data
     directory = RunDirectory(Path(config.run.dir))
     resume_path(run)
-    fingerprints = {stage: run_fingerprint(run, data, stage) for stage in stages_of(run)}
+    fingerprints = {stage: run_fingerprint(run, data, stage, config.further()) for stage in stages_of(run)}
     if "autoencoder" in fingerprints:
         fingerprints["autoencoder"][BASIS] = weights_hash(model)
     directory.prepare(run, ranks, deepspeed_settings(run, ranks.world), fingerprints)
     ranks.barrier()
     watch = Watch(run, directory.path, ranks.first)
     stop = StopRequest(directory.path, run.train.max_hours, watch_file=ranks.first)
-    trainer = Trainer(run, data, ranks, directory, stop, watch)
+    trainer = Trainer(run, data, ranks, directory, stop, watch, config.stop, config.further())
     code = 1
     try:
+        for line in data_warnings(run, data):
+            watch.say(f"little data: {line}")
         trainer.say_who_lacks_covariates()
         with stop.signals():
-            for stage, section in ((autoencoder_stage, run.autoencoder), (dynamics_stage, run.dynamics)):
-                trained = stage(model, run.train.precision)
-                if section.init is None:
-                    weights = trainer.train(trained, section, model.registry, (model,))
-                else:
-                    weights = fitted_elsewhere(model, Path(section.init), trained.name)
-                getattr(model, trained.name).load_state_dict(weights)
-        restore_old_rows(model, old_state)
+            for name in ("autoencoder", "dynamics"):
+                getattr(model, name).load_state_dict(_adapted(prepared, trainer, name))
+        replay_rows = config.replay is not None and config.replay.train_rows
+        trained = data.replayed if replay_rows and isinstance(data, ReplayedData) else []
+        restore_old_rows(model, prepared.old_state, config.adapt == "rows", trained, prepared.known)
         if ranks.first:
-            facts = {"base_model": read_training(config.model), "sessions_before": known}
-            save(model.requires_grad_(True), directory.export, trainer.facts(model, adapted="rows", **facts))
+            facts = adaptation_facts(
+                config.model,
+                prepared.base_weights,
+                prepared.known,
+                prepared.mode,
+                run,
+                data,
+                trainer.endings,
+                replay_rows,
+            )
+            base = {"base_model": read_training(config.model), "sessions_before": prepared.known}
+            model.requires_grad_(True)
+            save(model, directory.export, trainer.facts(model, adapted=config.adapt, adaptation=facts, **base))
         ranks.barrier()
         code = 0
     finally:
@@ -103,68 +182,77 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
     return directory.export
 
 
-def fitted_elsewhere(model: NeuralModel, path: Path, part: str) -> dict[str, Tensor]:
+def prepare(config: FinetuneConfig) -> Prepared:
+    """Read the model and the data, refuse what does not fit, and give the new sessions their rows.
+
+    Nothing is written. Raises ValueError as `finetune` does.
+    """
+    torch.manual_seed(config.run.seed)
+    model = load(config.model)
+    run = _run_config(config, model)
+    data = TrainingData.open(run)
+    refuse_other_recordings(model, data)
+    refuse_known_sessions(model, data)
+    if config.replay is not None:
+        data = ReplayedData.beside(data, config.replay, model.registry, run.data.bin_s)
+    if config.adapt == "lora":
+        refuse_idle_targets(model, config.lora)
+    old_state, base_weights, known = state_of(model), weights_hash(model), len(model.registry.sessions)
+    _start(model, data, config)
+    freeze_all_but_new_rows(model, old_state, keep=config.replay is not None)
+    if config.replay is not None and config.replay.train_rows:
+        free_old_rows(model)
+    transfer_width(model, config.train.base_width, new=False)
+    return Prepared(model, run, data, config.mode, old_state, base_weights, known)
+
+
+def _start(model: NeuralModel, data: TrainingData, config: FinetuneConfig) -> None:
+    """Give the new sessions the rows that they start with."""
+    del config
+    model.append_sessions(data.entries)
+
+
+def _adapted(prepared: Prepared, trainer: Trainer, name: str) -> Mapping[str, Tensor]:
+    """Weights of a part of the model: trained, or fitted elsewhere."""
+    section = getattr(prepared.run, name)
+    if section.init is not None:
+        return fitted_elsewhere(prepared, Path(section.init), name)
+    stage = prepared.stage(name)
+    weights = trainer.train(stage, section, prepared.model.registry, (prepared.model,))
+    return merged(weights, prepared.mode.lora.alpha / prepared.mode.lora.rank)
+
+
+def fitted_elsewhere(prepared: Prepared, path: Path, part: str) -> dict[str, Tensor]:
     """Weights of `part` from another export of the same sessions, whose part began as this model's did.
 
-    Raises ValueError when its sessions, their order, or its weights outside the new rows differ.
+    Raises ValueError when its sessions, their order, or what it was fitted on differ.
     """
-    other = load(path)
+    model, other = prepared.model, load(path)
     if other.registry != model.registry:
         raise ValueError(
             f"{part}.init {path}: its sessions are not those of this model, in the same order; fit them here"
         )
     weights, own = getattr(other, part).state_dict(), getattr(model, part).state_dict()
-    frozen = {f"{name}.weight": table.frozen_rows for name, table in _tables(getattr(model, part))}
+    if prepared.mode.name != "rows":  # the trunk has moved, so that it cannot show where it came from
+        began = read_training(path).get("adaptation", {}).get(BASE_WEIGHTS)
+        if began != prepared.base_weights:
+            raise ValueError(
+                f"{part}.init {path}: it was fitted on another model than {prepared.base_weights}; fit it here"
+            )
+        return weights
+    tables = {f"{name}.weight" for name, _ in tables_of(getattr(model, part))}
     for name, value in own.items():
-        rows = frozen.get(name)
+        rows = len(prepared.old_state[f"{part}.{name}"]) if name in tables else None
         if not torch.equal(weights[name][:rows] if rows else weights[name], value[:rows] if rows else value):
             raise ValueError(f"{part}.init {path}: '{name}' differs from the model's: it was fitted on another model")
     return weights
 
 
-def refuse_other_recordings(model: NeuralModel, data: TrainingData) -> None:
-    """Raise ValueError when the new sessions differ from the model's in modality, bin width or columns of a covariate.
-
-    They may lack a covariate: it is then missing to the model, whose covariates keep the scale they were trained on.
-    """
-    first = model.registry.sessions[0]
-    for entry in data.entries:
-        if (entry.modality, entry.bin_s) != (first.modality, first.bin_s):
-            raise ValueError(
-                f"session {entry.session_id!r}: {entry.modality} in bins of {entry.bin_s:g} s; the model was trained "
-                f"on {first.modality} in bins of {first.bin_s:g} s: set data.bin_s to that, or use another "
-                "model"
-            )
-    refuse_other_widths(data.entries, model.config.dynamics.covariate_columns)
-
-
-def freeze_all_but_new_rows(model: NeuralModel, old_state: dict[str, Tensor]) -> None:
-    """Leave gradients only to table rows that `old_state` does not have."""
-    model.requires_grad_(False)
-    for name, table in _tables(model):
-        table.frozen_rows = len(old_state[f"{name}.weight"])
-        # tables that got no new rows (a known subject's vector) stay frozen as a whole
-        table.weight.requires_grad_(len(table.weight) > table.frozen_rows)
-
-
-@torch.no_grad()
-def restore_old_rows(model: NeuralModel, old_state: dict[str, Tensor]) -> None:
-    """Put every value that the model had before back in its place, and let all of it be trained again."""
-    for name, value in model.state_dict().items():
-        old = old_state[name]
-        value[: len(old)].copy_(old) if value.ndim else value.copy_(old)
-    for _, table in _tables(model):
-        table.frozen_rows = 0
-
-
-def _tables(model: nn.Module) -> list[tuple[str, Table]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, Table)]
-
-
 def _run_config(config: FinetuneConfig, model: NeuralModel) -> RunConfig:
     """The settings of the two fits as those of a run."""
     training = read_training(config.model)
-    forecast = training.get("forecast")
+    forecast, stop = training.get("forecast"), config.stop
+    scored = EvaluationSection() if stop is None else EvaluationSection(every=stop.every, batches=stop.batches)
     return RunConfig(
         run=config.run,
         data=config.data,
@@ -174,6 +262,7 @@ def _run_config(config: FinetuneConfig, model: NeuralModel) -> RunConfig:
         train=config.train,
         zero=config.zero,
         checkpoint=config.checkpoint,
+        evaluation=scored,
         wandb=config.wandb,
         watch=config.watch,
         forecast=ForecastSection(**forecast) if forecast else ForecastSection(),

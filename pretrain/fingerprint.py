@@ -25,8 +25,10 @@ LISTED = 8
 """Differences of one kind that are written out."""
 
 
-def run_fingerprint(config: RunConfig, data: TrainingData, stage: str) -> Fingerprint:
-    """The fingerprint of one stage of a run."""
+def run_fingerprint(
+    config: RunConfig, data: TrainingData, stage: str, further: Mapping[str, Any] | None = None
+) -> Fingerprint:
+    """The fingerprint of one stage of a run; `further`: settings besides those of `config` that must not change."""
     train = {k: v for k, v in settings_to_dict(config.train).items() if k not in FREE_OF_TRAIN}
     chosen = {
         "model": settings_to_dict(config.model),
@@ -34,6 +36,7 @@ def run_fingerprint(config: RunConfig, data: TrainingData, stage: str) -> Finger
         "train": train,
         "data": {k: v for k, v in settings_to_dict(config.data).items() if k in OF_DATA},
         "run": {"seed": config.run.seed, "init": config.run.init},
+        **(further or {}),
     }
     return {
         "settings": dict(flattened(chosen)),

@@ -20,6 +20,7 @@ from neurochorus.data_shards.seeds import seed_number
 from neurochorus.pretrain.checkpoint import Checkpoints
 from neurochorus.pretrain.config import RunConfig, StageSection
 from neurochorus.pretrain.distributed import Ranks
+from neurochorus.pretrain.early_stopping import EarlyStopping
 from neurochorus.pretrain.engine import Engine
 from neurochorus.pretrain.fingerprint import Fingerprint
 from neurochorus.pretrain.gradient_order import GradientOrder
@@ -67,10 +68,12 @@ class StageRun:
     drawn: DrawnSamples | None = None
     """Tells of which subject or session the samples so far were; None: nothing is said of it."""
     resume_from: Path | None = None
+    early: EarlyStopping | None = None
+    """Ends the stage by its scores, and keeps the best weights; None: all steps are done, and the last ones kept."""
 
 
 def train_stage(stage: Stage, run: StageRun) -> dict[str, Tensor]:
-    """Train the stage to its last step and return the trained weights (on the CPU, on every rank).
+    """Train the stage to its end and return the trained weights, or the best (on the CPU, on every rank).
 
     Raises StoppedEarly after saving when asked to stop, FloatingPointError after too many skipped steps.
     """
@@ -93,9 +96,13 @@ def _train(
     start, seen, trouble = _resume(checkpoints, engine, run, stage.name)
     batches = run.batches_from(seen)
     order = GradientOrder(stage, ranks)
-    run.watch.begin(stage.name, start, run.section.steps, ranks.device)
+    ended = run.early is not None and run.early.spent  # before, when another stage is to be resumed
+    run.watch.begin(stage.name, start, start if ended else run.section.steps, ranks.device)
     stage.train()
-    for step in range(start, run.section.steps):
+    if run.early is not None and validation is not None and not run.early.begun:
+        hang.at(f"{stage.name}: evaluating")
+        run.early.note(start, validation.scores(engine), engine.state_dict)
+    for step in range(start, start if ended else run.section.steps):
         hang.at(f"{stage.name} step {step + 1}: reading data")
         waiting = time.perf_counter()
         micro_batches = [next(batches).to(ranks.device, non_blocking=True) for _ in range(engine.accumulation)]
@@ -103,7 +110,7 @@ def _train(
         run.watch.work(stage, micro_batches)
         hang.at(f"{stage.name} step {step + 1}: training")
         rate = learning_rate(step, run.section)
-        engine.set_learning_rate(rate)
+        engine.set_learning_rate(rate, step / run.section.steps)
         chance = f"{config.run.seed}/{stage.name}/{step}"
         sums, stop_wanted = _step(stage, engine, micro_batches, ranks, run.stop.wanted(), chance, trouble, run.sources)
         order.check(step)
@@ -123,20 +130,28 @@ def _train(
             hang.at(f"{stage.name} step {step + 1}: evaluating")
             with run.watch.timed("evaluation"):
                 scores = validation.scores(engine)
+                if run.early is not None:
+                    run.early.note(step + 1, scores, engine.state_dict)
+                    scores |= run.early.line()
+                    last = last or run.early.spent
         norm = engine.gradient_norm
         run.watch.step(stage.name, step + 1, seen, sums, rate, norm, waited, scores, run.sources, run.drawn)
         if (step + 1) % kept.every == 0 or last or stop_wanted:
             hang.at(f"{stage.name} step {step + 1}: saving a checkpoint")
             with run.watch.timed("checkpoint"):
                 identity = (ranks.world, config.zero.stage, run.fingerprint)
-                position = Position(step + 1, seen, *identity, trouble.state, scores.get("validation_loss"))
+                early = None if run.early is None else run.early.state
+                position = Position(step + 1, seen, *identity, trouble.state, scores.get("validation_loss"), early)
                 checkpoints.save(engine, position, behind=kept.write_behind and not (last or stop_wanted))
         if stop_wanted and not last:
             raise StoppedEarly(
                 f"{stage.name} stopped at step {step + 1}: {run.stop.reason or 'another rank was asked'}", ranks.first
             )
     run.watch.end(stage.name)
-    return {name.removeprefix("trained."): value for name, value in engine.state_dict().items()}
+    weights = engine.state_dict() if run.early is None else run.early.best_weights()
+    if run.early is not None:
+        run.watch.say(run.early.summary(stage.name))
+    return {name.removeprefix("trained."): value for name, value in weights.items()}
 
 
 def _resume(checkpoints: Checkpoints, engine: Engine, run: StageRun, stage: str) -> tuple[int, int, Trouble]:
@@ -145,6 +160,8 @@ def _resume(checkpoints: Checkpoints, engine: Engine, run: StageRun, stage: str)
     position = checkpoints.resume(engine, run.fingerprint, config.zero.stage, run.resume_from)
     if position is not None:
         say(f"{stage}: resumed at step {position.step} ({position.samples_seen} samples seen)")
+        if run.early is not None and position.early is not None:
+            run.early.resume(position.early, None if run.resume_from is None else run.resume_from.parent)
     state, limit = position.trouble if position else None, config.train.max_skipped_steps
     trouble = Trouble(stage, config.spikes, limit, run.ranks, run.trouble_file, say, state)
     return (position.step, position.samples_seen, trouble) if position else (0, 0, trouble)

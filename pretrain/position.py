@@ -26,6 +26,8 @@ class Position:
     """State of the watch over losses and gradients."""
     score: float | None = None
     """On validation data, lower is better; None where it was not measured."""
+    early: dict[str, Any] | None = None
+    """State of early stopping; None without it."""
 
 
 def named_checkpoints(folder: Path) -> list[Path]:

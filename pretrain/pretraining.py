@@ -1,7 +1,7 @@
 """Pretraining from data sets to a model directory: autoencoder, whitening, dynamics, export."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from neurochorus.models.observations import observation_for
 from neurochorus.pretrain.config import RunConfig, StageSection
 from neurochorus.pretrain.covariates import CovariateStatistics, sessions_without, with_widths
 from neurochorus.pretrain.distributed import Ranks
+from neurochorus.pretrain.early_stopping import EarlyStopping, StopSection
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.fingerprint import BASIS, Fingerprint, differences, run_fingerprint, weights_hash
 from neurochorus.pretrain.initial_weights import InitialWeights, initial_weights
@@ -29,7 +30,7 @@ from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.taking_over import adopt_autoencoder, take_autoencoder, take_dynamics
 from neurochorus.pretrain.training_data import TrainingData, refuse_long_forecast, share_of_train_split
-from neurochorus.pretrain.validation import Numbered, validation_windows
+from neurochorus.pretrain.validation import Numbered, count_windows, validation_windows
 from neurochorus.pretrain.watch import Watch
 from neurochorus.pretrain.watching.drawn import DrawnSamples
 from neurochorus.pretrain.watching.sources import SourceLosses
@@ -48,6 +49,12 @@ class Trainer:
     directory: RunDirectory
     stop: StopRequest
     watch: Watch
+    early: StopSection | None = None
+    """When a stage ends by its score; None: never."""
+    further: Mapping[str, Any] = field(default_factory=dict)
+    """Settings besides those of `config` that a continued run must have in common with its checkpoints."""
+    endings: dict[str, EarlyStopping] = field(default_factory=dict)
+    """Stage -> how it ended, where `early` is set."""
 
     def train(
         self, stage: Stage, section: StageSection, registry: UnitRegistry, stands_on: Sequence[nn.Module] = ()
@@ -57,7 +64,11 @@ class Trainer:
         Only a checkpoint that was made with the same weights of `stands_on` is continued.
         """
         plan = self.data.plan(self.config, stage.name)
-        fingerprint = run_fingerprint(self.config, self.data, stage.name)
+        fingerprint = run_fingerprint(self.config, self.data, stage.name, self.further)
+        folder = self.directory.checkpoints(stage.name)
+        if self.early is not None:
+            windows = count_windows(self.config, self.data, "valid")
+            self.endings[stage.name] = EarlyStopping(self.early, folder, windows, self.ranks, self.watch.say)
         if stands_on:
             fingerprint[BASIS] = weights_hash(*stands_on)
         run = StageRun(
@@ -68,12 +79,13 @@ class Trainer:
             fingerprint=fingerprint,
             stop=self.stop,
             watch=self.watch,
-            folder=self.directory.checkpoints(stage.name),
+            folder=folder,
             validation_windows=self._validation_windows(registry),
             trouble_file=self.directory.path / "trouble.jsonl",
             sources=SourceLosses(self.config.watch.sources, registry, self.ranks),
             drawn=self._drawn(plan),
             resume_from=resume_path(self.config, stage.name),
+            early=self.endings.get(stage.name),
         )
         return train_stage(stage, run)
 
@@ -108,8 +120,9 @@ class Trainer:
         }
 
     def _validation_windows(self, registry: UnitRegistry) -> Callable[[], Numbered] | None:
-        wanted = self.config.evaluation.every is not None
-        return validation_windows(self.config, self.data, registry, self.ranks) if wanted else None
+        if self.config.evaluation.every is None:
+            return None
+        return validation_windows(self.config, self.data, registry, self.ranks, once=self.early is not None)
 
     def _drawn(self, plan: SamplePlan) -> DrawnSamples:
         watched, mixed = self.config.watch.sources, self.config.data.mixture

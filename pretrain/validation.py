@@ -5,6 +5,7 @@ nothing is dropped, and the noise of heads is the same each time. Which windows 
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -15,6 +16,7 @@ from neurochorus.data_shards.loader import training_batches
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
+from neurochorus.data_shards.windows import WindowTable
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import Engine
@@ -34,7 +36,11 @@ class Validation:
         self._windows, self._seed, self._ranks = windows, seed, ranks
 
     def scores(self, engine: Engine) -> dict[str, float]:
-        """`validation_loss` and its parts, a valid bin, over the windows of all ranks. All ranks must call it."""
+        """`validation_loss` and its parts, a valid bin, over the windows of all ranks. All ranks must call it.
+
+        `validation_se` is the standard error of the loss as a ratio of sums over micro-batches, which are taken for
+        independent (Cochran 1977, 6.4); it is not there for a single one.
+        """
         self._stage.load_state_dict(engine.state_dict())
         devices = [self._ranks.device] if self._ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.no_grad():
@@ -42,8 +48,14 @@ class Validation:
         self._stage.cpu()
         summed = self._ranks.sum(torch.stack(list(totals.values())))
         of_name = dict(zip(totals, summed.tolist(), strict=True))
-        bins = of_name.pop("bins")
-        return {f"validation_{name}": total / bins for name, total in of_name.items()}
+        bins, batches = of_name.pop("bins"), of_name.pop("batches")
+        squares, products, bin_squares = (of_name.pop(name) for name in ("squares", "products", "bin_squares"))
+        scores = {f"validation_{name}": total / bins for name, total in of_name.items()}
+        if batches > 1:
+            loss = scores["validation_loss"]
+            residual = max(0.0, squares - 2 * loss * products + loss**2 * bin_squares)
+            scores["validation_se"] = math.sqrt(batches / (batches - 1) * residual) / bins
+        return scores
 
     def _sums(self) -> dict[str, Tensor]:
         """Loss, its parts and the valid bins of this rank's windows."""
@@ -52,26 +64,42 @@ class Validation:
         for number, batch in self._windows():
             torch.manual_seed(seed_number(f"{self._seed}/{self._stage.name}/validation/{number}"))
             loss, bins, parts = self._stage(*self._stage.prepare(batch.to(self._ranks.device)))
-            named = {"bins": bins, "loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
+            loss, bins = loss.double().cpu(), bins.double().cpu()
+            named = {
+                "bins": bins,
+                "batches": torch.ones(()),
+                "squares": loss.square(),
+                "products": loss * bins,
+                "bin_squares": bins.square(),
+                "loss": loss,
+                **{f"loss_{name}": part for name, part in parts.items()},
+            }
             for name, value in named.items():
                 totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu()
         return totals
 
 
 def validation_windows(
-    config: RunConfig, data: TrainingData, registry: UnitRegistry, ranks: Ranks
+    config: RunConfig, data: TrainingData, registry: UnitRegistry, ranks: Ranks, once: bool = False
 ) -> Callable[[], Numbered]:
     """What `evaluation.batches` micro-batches of the valid split this rank has to score.
 
-    Sessions have their share of them as in training. Raises ValueError when no session has samples in the valid split,
-    or there are fewer micro-batches than ranks.
+    Sessions have their share of them as in training. With `once` micro-batches are made as small as it takes for the
+    windows that are there to be scored about once each. Raises ValueError when no session has samples in the valid
+    split, or there are fewer micro-batches than ranks.
     """
     batches = config.evaluation.batches
     sessions = [name for name in data.session_ids if len(data.corpus.rows_of(name, "valid"))]
     if not sessions:
         raise ValueError(
-            "evaluation.every: no session has samples in the valid split: set it to null, or write the data with one"
+            f"{'stop' if once else 'evaluation.every'}: no session has samples in the valid split: set it to null, or "
+            "write the data with one"
         )
+    micro_batch = config.train.micro_batch
+    if once:
+        windows_there = count_windows(config, data, "valid")
+        micro_batch = min(micro_batch, max(1, windows_there // batches))
+        batches = max(ranks.world, 2, min(batches, windows_there // micro_batch))
     if batches < ranks.world:
         raise ValueError(f"evaluation.batches: {batches} for {ranks.world} ranks: give each of them one at least")
     plan = SamplePlan.from_corpus(
@@ -79,7 +107,7 @@ def validation_windows(
         "valid",
         sessions,
         seed=seed_number(f"{config.run.seed}/validation"),
-        group=config.train.micro_batch,
+        group=micro_batch,
         window_bins=config.data.window_bins,
         alpha=config.data.alpha,
         mixture=config.data.mixture,
@@ -90,7 +118,7 @@ def validation_windows(
             data.corpus,
             plan,
             registry,
-            micro_batch=config.train.micro_batch,
+            micro_batch=micro_batch,
             rank=ranks.rank,
             world=ranks.world,
             covariates=config.model.dynamics.covariate_columns,
@@ -98,3 +126,9 @@ def validation_windows(
         return zip(range(ranks.rank, batches, ranks.world), own)
 
     return windows
+
+
+def count_windows(config: RunConfig, data: TrainingData, split: str) -> int:
+    """Windows of a split of all the sessions."""
+    table = WindowTable(data.corpus, split, config.data.window_bins)
+    return sum(table.count(session_id) for session_id in data.session_ids)

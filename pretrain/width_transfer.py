@@ -24,8 +24,11 @@ FACTORS = "rate_factors"
 
 
 @torch.no_grad()
-def transfer_width(model: NeuralModel, base_width: int | None) -> None:
-    """Scale the start of a new model's read-outs, and note the factors that `rate_factors` finds; None: do nothing."""
+def transfer_width(model: NeuralModel, base_width: int | None, new: bool = True) -> None:
+    """Scale the start of a new model's read-outs, and note the factors that `rate_factors` finds; None: do nothing.
+
+    Of a trained model (`new` false) the factors are noted alone.
+    """
     if base_width is None:
         return
     with torch.device("meta"):
@@ -38,7 +41,7 @@ def transfer_width(model: NeuralModel, base_width: int | None) -> None:
             at_base = base.get_submodule(name).get_parameter(own)
             if parameter.ndim == 2 and parameter.shape[1] != at_base.shape[1]:
                 factors[own] = at_base.shape[1] / parameter.shape[1]
-                if parameter.shape[0] == at_base.shape[0]:
+                if new and parameter.shape[0] == at_base.shape[0]:
                     parameter.mul_(factors[own] ** 0.5)
         setattr(module, FACTORS, factors)
 
