@@ -24,6 +24,7 @@ from neurochorus.launch.options import add_sampling
 from neurochorus.models import load, read_training, set_sampling
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.evaluate import evaluate
+from neurochorus.pretrain.evaluation.example_forecasts import write_example_forecasts
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
 
 
@@ -74,6 +75,9 @@ def run(options: Any, console: Console) -> dict[str, Any]:
             options.recalibrate,
             progress=lambda session: status.update(f"evaluating {session}"),
         )
+        if options.examples is not None:
+            path = check_output(Path(options.examples), ".npz")
+            write_example_forecasts(path, model, corpus, sessions, options.split, forecast, options.seed)
     return {"model": str(options.model), "data": list(options.data), "command": sys.argv, **results}
 
 
@@ -140,6 +144,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--recalibrate", action="store_true", help="also rows with the spread of latents fitted on the valid split"
+    )
+    parser.add_argument(
+        "--examples", default=None, help=".npz: also keep a few forecasts of each session, for report.py"
     )
     add_sampling(parser)
     parser.add_argument("--device", default="cpu")

@@ -26,12 +26,12 @@ from neurochorus.pretrain.evaluation.calibration import (
 )
 from neurochorus.pretrain.evaluation.calibration_file import read_calibration
 from neurochorus.pretrain.evaluation.calibration_pictures import Method, calibration_picture, crps_gap
-from neurochorus.pretrain.evaluation.calibration_section import calibration_section, methods_of
 from neurochorus.pretrain.evaluation.calibration_summary import calibration_summary
 from neurochorus.pretrain.evaluation.evaluation_file import Evaluation
 from neurochorus.pretrain.evaluation.metrics import central_coverage, fair_crps
 from neurochorus.pretrain.evaluation.picture_style import png_bytes
 from neurochorus.pretrain.evaluation.recalibration import inflate, inflation_factors
+from neurochorus.pretrain.reporting.calibration_section import calibration_section, methods_of
 
 SCALES_H = np.array([0.5, 1.0, 3.0])
 

@@ -14,9 +14,9 @@ from matplotlib.image import imread
 
 from neurochorus.launch.report import main
 from neurochorus.pretrain.evaluation.evaluation_file import read_evaluation
-from neurochorus.pretrain.evaluation.html_page import number, table
 from neurochorus.pretrain.evaluation.run_history import read_run_history
 from neurochorus.pretrain.evaluation.score_comparison import compare_scores, difference
+from neurochorus.pretrain.reporting.html_page import number, table
 
 SESSIONS = ("otter_1", "otter_2", "hare_1")
 SCORES = {
