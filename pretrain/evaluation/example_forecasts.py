@@ -62,4 +62,4 @@ def read_example_forecasts(path: Path) -> list[GeneratedTrials]:
         places.setdefault(place, {})[rest] = values
     if not places:
         raise ValueError(f"{path} holds no session: make it with launch/evaluate.py --examples")
-    return [trials_of(path, one) for one in places.values()]
+    return [trials_of(path, one, may_lack=("rates",)) for one in places.values()]

@@ -4,14 +4,15 @@ Shapes: S samples, B trials (contexts), T context bins, H generated bins, C unit
 """
 
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ARRAYS = {"latents": "SBHL", "counts": "SBHC", "context": "BTC"}
-OPTIONAL_ARRAYS = {"rates": "SBHC", "held_out": "BHC", "held_out_latents": "BHL", "context_latents": "BTL"}
+ARRAYS = {"latents": "SBHL", "rates": "SBHC", "counts": "SBHC", "context": "BTC"}
+OPTIONAL_ARRAYS = {"held_out": "BHC", "held_out_latents": "BHL", "context_latents": "BTL"}
 SCALARS = ("session_id", "subject_id", "head", "modality", "bin_s", "seed", "temperature")
 MAY_BE_EMPTY = "T"
 
@@ -87,9 +88,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             ) from error
 
 
-def trials_of(path: Path, arrays: dict[str, np.ndarray]) -> GeneratedTrials:
-    """Arrays of a file, checked; see read_generated_trials."""
-    missing = [name for name in (*ARRAYS, *SCALARS) if name not in arrays]
+def trials_of(path: Path, arrays: dict[str, np.ndarray], may_lack: Collection[str] = ()) -> GeneratedTrials:
+    """Arrays of a file, checked as read_generated_trials says; those in `may_lack` may be missing."""
+    missing = [name for name in (*ARRAYS, *SCALARS) if name not in arrays and name not in may_lack]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}: make it with launch/generate.py")
     _check_shapes(path, arrays)

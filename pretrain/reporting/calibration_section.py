@@ -19,7 +19,7 @@ SCORES = {
 }
 WORDS = ("coverage", "rank_histogram", *SCORES, "stretch", "inflation")
 CAPTION = (
-    "Bands: two standard errors. Dashed black: a calibrated model. Ranks in a valley and spread / error below 1: "
+    "Bands: two standard errors. Dashed grey: a calibrated model. Ranks in a valley and spread / error below 1: "
     "over-confident. CRPS of latents can be compared between heads that share an autoencoder."
 )
 

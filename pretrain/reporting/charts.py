@@ -174,7 +174,7 @@ def level(value: float, vertical: bool = False) -> dict[str, Any]:
     this, other = ("x", "y") if vertical else ("y", "x")
     return {
         "type": "line", f"{this}0": value, f"{this}1": value, f"{other}0": 0, f"{other}1": 1,
-        f"{other}ref": "paper", "line": {"color": MUTED, "width": 1, "dash": "dash"}, "layer": "below",
+        f"{other}ref": "paper", "line": {"color": MUTED, "width": 1.3, "dash": "5px,4px"}, "layer": "between",
     }  # fmt: skip
 
 

@@ -28,7 +28,11 @@ def comparison_section(evaluations: Sequence[Evaluation], names: Sequence[str]) 
             by_table.setdefault(one.table, []).append((name if len(evaluations) > 1 else "", one))
     if not by_table:
         return None
-    metrics = {name: shown.title or shown.metric for one in evaluations for name, shown in one.tables.items()}
+    metrics = {
+        name: shown.title or f"{name}, {shown.metric.replace('_', ' ')}"
+        for one in evaluations
+        for name, shown in one.tables.items()
+    }
     parts = [paragraph(WORDS)]
     for name, found in by_table.items():
         parts.append(comparison_chart(found, metrics.get(name, name)))
@@ -60,7 +64,8 @@ def comparison_chart(found: Sequence[tuple[str, PairedComparison]], title: str) 
         traces[-1]["error_x"] = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.6, **ends}
     axis = {
         "tickvals": list(range(len(names))), "ticktext": ["<br>".join(wrap(label(name), 30)) for name in names],
-        "range": [-0.6, len(names) - 0.4], "showgrid": False, "ticks": "", "fixedrange": True, "zeroline": False,
+        "range": [-0.6, len(names) - 0.4], "showgrid": False, "ticks": "", "fixedrange": True,
+            "automargin": True, "zeroline": False,
     }  # fmt: skip
     layout = {"xaxis": {"title": "difference"}, "yaxis": axis, "shapes": [level(0.0, vertical=True)]}
     height = 60 + sum(14 + 16 * len(wrap(name, 30)) for name in names)

@@ -1,6 +1,7 @@
 """Example forecasts of an evaluation, session by session: rasters, fans and latent trajectories to look through."""
 
 from collections.abc import Callable, Sequence
+from html import escape
 
 from neurochorus.pretrain.evaluation.generated_trials import GeneratedTrials
 from neurochorus.pretrain.evaluation.picture_style import head_colour
@@ -19,10 +20,19 @@ MOST_WINDOWS = 4
 
 
 def example_section(examples: Sequence[GeneratedTrials]) -> Section:
-    """`examples`: one entry a session and head."""
+    """Charts for each head; `examples`: one entry a session and head."""
+    parts = [paragraph(WORDS)]
+    heads = dict.fromkeys(trials.head for trials in examples)
+    for head in heads:
+        if len(heads) > 1:
+            parts.append(f"<h3>{escape(head)} head</h3>")
+        parts.append(_charts([trials for trials in examples if trials.head == head]))
+    return Section("examples", "Forecasts, session by session", "\n".join(parts))
+
+
+def _charts(examples: Sequence[GeneratedTrials]) -> str:
     shown = list(examples[:MOST_SESSIONS])
-    heads = {trials.head for trials in shown}
-    names = [f"{one.session_id}, {one.head} head" if len(heads) > 1 else one.session_id for one in shown]
+    names = [trials.session_id for trials in shown]
     orders = [unit_order(trials) for trials in shown]
     components = [principal_components(trials) for trials in shown]
     channels = [int(slowest_channels(trials, 1)[0]) for trials in shown]
@@ -49,12 +59,14 @@ def example_section(examples: Sequence[GeneratedTrials]) -> Section:
         panel("population", "Population activity and the fan of samples", lambda p, w: population_fan(shown[p], w)),
         panel("slowest latent channel", "Slowest latent channel and the fan of samples",
               lambda p, w: latent_fan(shown[p], w, channels[p])),
-        panel("latent trajectories", "Latent trajectories in the plane of the first two principal components",
-              lambda p, w: trajectory_plot(shown[p], w, components[p], PLANES[0])),
+        *(
+            panel("latent trajectories", "Latent trajectories in the plane of two principal components",
+                  lambda p, w, plane=plane: trajectory_plot(shown[p], w, components[p], plane))
+            for plane in PLANES[:2]
+        ),
     ]  # fmt: skip
     longest = max(min(MOST_WINDOWS, trials.trials) for trials in shown)
     pickers = [Picker("session", names), Picker("window", [str(window + 1) for window in range(longest)])]
     keys = {key.name: key for trials in shown for key in (*fan_keys(trials), *trajectory_keys(trials))}
-    more = f" The first {len(shown)} of {len(examples)} sessions of the file." if len(examples) > len(shown) else ""
-    body = paragraph(WORDS + more) + chart_group(panels, list(keys.values()), pickers)
-    return Section("examples", "Forecasts, session by session", body)
+    more = f"The first {len(shown)} of {len(examples)} sessions of the file." if len(examples) > len(shown) else ""
+    return chart_group(panels, list(keys.values()), pickers, more, least_width=340)

@@ -72,18 +72,14 @@ def _single_trials(trials: GeneratedTrials) -> str:
             300,
         ),
     ]
-    caption = (
-        f"Rasters: {'the most active ' * (len(order) < trials.units)}{len(order)} of {trials.units} units, sorted "
-    )
-    caption += "by the first principal component; the context in grey."
+    which = f"the {len(order)} most active of {trials.units}" if len(order) < trials.units else f"all {len(order)}"
+    caption = f"Rasters: {which} units, sorted by the first principal component; the context in grey."
     if trials.held_out_BHC is not None:
         recorded = trials.held_out_BHC
         plots = {(t,): raster(trials, recorded[t], t, order, INK) for t in shown}
         panels.insert(0, Panel("recorded", "Raster of recorded activity of one trial", plots, (0,), 300))
-        caption += (
-            f" The outer band of the population holds {100 * fan_coverage(trials):.0f} % of the recorded bins of "
-        )
-        caption += f"all {trials.trials} trials, from {trials.samples} samples."
+        share = f"{100 * fan_coverage(trials):.0f} % of the recorded bins of all {trials.trials} trials"
+        caption += f" The outer band of the population, of {trials.samples} samples, holds {share}."
     return chart_group(panels, fan_keys(trials), [_picker(trials)], caption)
 
 

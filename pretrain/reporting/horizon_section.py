@@ -21,7 +21,8 @@ def horizon_section(evaluations: Sequence[Evaluation], names: Sequence[str]) -> 
     parts = []
     for metric in dict.fromkeys(horizons.metric for horizons, _, _ in known):
         same = [one for one in known if one[0].metric == metric]
-        parts += [paragraph(words) for words in dict.fromkeys(f"{metric}: {h.definition}" for h, _, _ in same)]
+        title = metric.replace("_", " ")
+        parts += [paragraph(f"{title}: {words}") for words in dict.fromkeys(one.definition for one, _, _ in same)]
         rows = _joined(same)
         sessions = list(dict.fromkeys(session for horizons, _, _ in same for session in horizons.sessions))
         keys = method_keys(list(rows))

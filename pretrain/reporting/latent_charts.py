@@ -12,7 +12,7 @@ from neurochorus.pretrain.evaluation.picture_style import head_colour
 from neurochorus.pretrain.reporting.charts import CONTEXT, INK, Key, Plot, Trace, line, points
 from neurochorus.pretrain.reporting.trial_charts import shown_context_bins
 
-SAMPLES = 8
+SAMPLES = 5
 "Sampled trajectories that are drawn."
 COMPONENTS = 3
 PLANES = ((0, 1), (0, 2), (1, 2))
@@ -45,7 +45,7 @@ def trajectory_keys(trials: GeneratedTrials) -> list[Key]:
     return [
         Key("context", CONTEXT),
         Key("end of the context", CONTEXT, kind="point"),
-        Key("recorded, encoded", INK),
+        Key("recorded", INK),
         Key("samples", head_colour(trials.head)),
     ]
 
@@ -66,7 +66,7 @@ def trajectory_plot(trials: GeneratedTrials, trial: int, components: Components,
     traces += _path("samples", joined, head_colour(trials.head), 1.0, opacity=0.6)
     if trials.held_out_latents_BHL is not None:
         recorded = np.concatenate([start, components(trials.held_out_latents_BHL[trial])[:, plane]])
-        traces += _path("recorded, encoded", recorded, INK, 2.0)
+        traces += _path("recorded", recorded, INK, 2.0)
     if len(start):
         traces += points("end of the context", start[:, 0], start[:, 1], CONTEXT, 9, 1.0)
     names = [f"component {one + 1} ({100 * components.shares_K[one]:.0f} %)" for one in plane]

@@ -3,13 +3,8 @@
 from collections.abc import Sequence
 
 from neurochorus.pretrain.evaluation.picture_style import METHODS, method_colours
-from neurochorus.pretrain.evaluation.score_comparison import BASELINES
+from neurochorus.pretrain.evaluation.score_comparison import is_learned
 from neurochorus.pretrain.reporting.charts import DASHES, MUTED, Key
-
-
-def is_learned(name: str) -> bool:
-    """Whether a row is a network's, not that of a baseline, a noise floor or a ceiling."""
-    return name not in BASELINES and not any(word in name.lower() for word in ("floor", "ceiling", "null"))
 
 
 def method_keys(names: Sequence[str], learned: Sequence[str] | None = None) -> dict[str, Key]:

@@ -58,12 +58,12 @@ function themed(value) {  // "var(--name)" is a colour of the page's style
 }
 
 function layout(plot) {
-  const axis = {gridcolor: "var(--grid)", zerolinecolor: "var(--grid)", linecolor: "var(--floor)", automargin: true,
+  const axis = {gridcolor: "var(--grid)", zerolinecolor: "var(--grid)", linecolor: "var(--floor)",
     tickcolor: "var(--floor)", ticks: "outside", ticklen: 3, showline: true};
   const {xaxis, yaxis, ...rest} = plot.layout;
   const title = words => ({text: words ?? "", standoff: 6, font: {size: 12}});
   return themed({
-    margin: {l: 48, r: 10, t: 8, b: 38}, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    margin: {l: 60, r: 12, t: 8, b: 42}, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: {family: "system-ui, sans-serif", size: 11.5, color: "var(--muted)"}, showlegend: false,
     hovermode: "closest", dragmode: touch.matches ? false : "zoom",
     hoverlabel: {bgcolor: "var(--paper)", bordercolor: "var(--floor)", font: {color: "var(--ink)", size: 12}, namelength: 40},

@@ -55,7 +55,7 @@ def _comparisons(name: str, heading: str, comparisons: list[Comparison], folded:
     for comparison in comparisons:
         scores = comparison.table
         if len(comparisons) > 1:
-            parts.append(f"<h3>{escape(', '.join(labels(comparison.evaluations)))}</h3>")
+            parts.append(f"<h4>{escape(', '.join(labels(comparison.evaluations)))}</h4>")
         parts.append(paragraph(f"{scores.metric.replace('_', ' ')}: {scores.definition}"))
         keys = method_keys(list(scores.rows), comparison.learned)
         caption = "Dots: sessions, each joined by a thin line. Diamonds: mean ± standard error over sessions."
@@ -105,7 +105,8 @@ def _score_panel(scores: Table, keys: dict[str, Key], words: str) -> Panel:
         "xaxis": {"title": f"{label(scores.metric.replace('_', ' '))} (better to the {better})"},
         "yaxis": {
             "tickvals": list(height.values()), "ticktext": ["<br>".join(wrap(label(name), 26)) for name in names],
-            "range": [-0.6, len(names) - 0.4], "showgrid": False, "ticks": "", "fixedrange": True, "zeroline": False,
+            "range": [-0.6, len(names) - 0.4], "showgrid": False, "ticks": "", "fixedrange": True,
+            "automargin": True, "zeroline": False,
         },
         "shapes": [level(0.0, vertical=True)] if values.size and np.nanmin(values, initial=0.0) < 0 else [],
     }  # fmt: skip
@@ -136,7 +137,8 @@ def _method_table(comparison: Comparison) -> str:
         header += [f"minus {reference}", "standard error", "sessions better"]
     rows = []
     for name, row in scores.rows.items():
-        cells: list[Cell | str] = [name, number(row.mean), number(row.standard_error), whole(len(row.sessions))]
+        known = sum(value == value for value in row.sessions.values())
+        cells: list[Cell | str] = [name, number(row.mean), number(row.standard_error), whole(known)]
         if reference is not None and name != reference:
             gap = difference(scores, name, reference)
             cells += [

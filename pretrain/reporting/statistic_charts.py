@@ -99,11 +99,9 @@ def _per_unit(trials: GeneratedTrials, name: str, unit: str, statistic: Statisti
         "xaxis": {"title": f"recorded{suffix}", "range": [low, high]},
         "yaxis": {"title": f"generated{suffix}", "range": [low, high]},
     }
-    return plain(
-        name,
-        f"{name}, generated against recorded",
-        Plot([*traces[:0], diagonal(low, high), *traces] if traces else [], layout),
-    )
+    if traces:
+        traces.insert(0, diagonal(low, high))
+    return plain(name, f"{name}, generated against recorded", Plot(traces, layout))
 
 
 def _distribution(trials: GeneratedTrials) -> Panel:
@@ -151,7 +149,9 @@ def _spectrum(trials: GeneratedTrials) -> Panel | None:
 
     first = 1 / (trials.horizon_bins * trials.bin_s)
     traces = _sets(trials, density, (first, first))
-    layout = {"xaxis": {"title": "frequency (Hz)", "type": "log"}, "yaxis": {"title": "power (dB)"}, "hovermode": "x"}
+    marks = [digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)]
+    x = {"title": "frequency (Hz)", "type": "log", "tickvals": marks, "ticktext": [f"{mark:g}" for mark in marks]}
+    layout = {"xaxis": x, "yaxis": {"title": "power (dB)"}, "hovermode": "x"}
     title = "population power spectrum"
     return plain(title, f"{title} of generated and recorded trials", Plot(traces, layout))
 

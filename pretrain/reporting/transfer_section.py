@@ -88,8 +88,7 @@ def _table(transfer: Transfer) -> str:
             rows[-1].append(Cell(with_error(float(means.mean()), float(error)), float(means.mean()))
                             if len(means) else Cell("–"))  # fmt: skip
     counts = [transfer.trials.get(text, {}) for text in transfer.fractions]
-    footer = [["trials, median session"]] + []
-    footer[0] += [f"{np.median(list(one.values())):g}" if one else "–" for one in counts]
+    footer = [["trials, median session", *(f"{np.median(list(one.values())):g}" if one else "–" for one in counts)]]
     header = ["arm", *(f"{100 * value:g} %" for value in transfer.fractions.values())]
     caption = "Means over sessions ± standard error."
     return table(header, rows, footer if any(counts) else (), caption)

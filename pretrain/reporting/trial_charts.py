@@ -128,7 +128,7 @@ def rate_fan(trials: GeneratedTrials, trial: int, unit: int) -> Plot:
 
 
 def raster(trials: GeneratedTrials, after_HC: np.ndarray, trial: int, order: np.ndarray, colour: str) -> Plot:
-    """Counts (or z-scores) of the units in `order`, the first at the bottom, with the end of the context before them."""
+    """Counts (or z-scores) of the units in `order`, the first at the bottom, after the end of the context."""
     width = 1e3 * trials.bin_s
     shown = shown_context_bins(trials)
     names = [label(trials.unit_ids[unit]) if trials.unit_ids else f"unit {unit + 1}" for unit in order]
