@@ -4,6 +4,7 @@ The components are those of the encoded recorded bins of all trials, of the samp
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,5 +74,5 @@ def trajectory_plot(trials: GeneratedTrials, trial: int, components: Components,
     return Plot(traces, {"xaxis": {"title": names[0]}, "yaxis": {"title": names[1], "scaleanchor": "x"}})
 
 
-def _path(name: str, path_T2: np.ndarray, colour: str, width: float, **more: float) -> list[Trace]:
+def _path(name: str, path_T2: np.ndarray, colour: str, width: float, **more: Any) -> list[Trace]:
     return line(name, path_T2[:, 1], colour, path_T2[:, 0], width=width, hovertemplate="%{x:.3~g}, %{y:.3~g}", **more)

@@ -7,7 +7,7 @@ from textwrap import wrap
 import numpy as np
 
 from neurochorus.pretrain.evaluation.evaluation_file import TABLES, Evaluation, Table
-from neurochorus.pretrain.evaluation.score_comparison import Comparison, compare_scores, difference, labels
+from neurochorus.pretrain.evaluation.score_comparison import BASELINES, Comparison, compare_scores, difference, labels
 from neurochorus.pretrain.reporting.cells import whole, with_error
 from neurochorus.pretrain.reporting.charts import (
     FLOOR,
@@ -73,7 +73,8 @@ def _comparisons(name: str, heading: str, comparisons: list[Comparison], folded:
 
 
 def _score_panel(scores: Table, keys: dict[str, Key], words: str) -> Panel:
-    names = list(scores.rows)[::-1]  # upwards
+    defined = [name for name, row in scores.rows.items() if np.isfinite(list(row.sessions.values())).any()]
+    names = defined[::-1]  # upwards
     height = {name: place for place, name in enumerate(names)}
     sessions = scores.sessions
     values = np.array([[scores.rows[name].sessions.get(one, np.nan) for name in names] for one in sessions])
@@ -150,7 +151,8 @@ def _method_table(comparison: Comparison) -> str:
             cells += [Cell("–")] * 3
         rows.append(cells)
     caption = "Standard errors are over sessions. Differences are taken within a session"
-    caption += f" from {reference}, the baseline with the best mean." if reference is not None else "."
+    best = ", the baseline with the best mean" if reference in BASELINES else ""
+    caption += f" from {reference}{best}." if reference is not None else "."
     return table(header, rows, caption=caption)
 
 

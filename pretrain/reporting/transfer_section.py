@@ -13,6 +13,7 @@ from neurochorus.pretrain.reporting.html_page import Cell, Section, details, num
 from neurochorus.pretrain.reporting.method_keys import method_keys
 
 MOST_SESSIONS = 100
+UNDEFINED = (float("nan"), float("nan"), float("nan"))
 
 
 def transfer_section(transfers: Sequence[Transfer]) -> Section:
@@ -70,10 +71,10 @@ def _point(scores: Scores, text: str, session: str | None) -> tuple[float, float
     if session is not None:
         values = scores.get(text, {}).get(session, np.full(1, np.nan))
         values = values[np.isfinite(values)]
-        return (values.mean(), values.min(), values.max()) if len(values) else (np.nan,) * 3
+        return (values.mean(), values.min(), values.max()) if len(values) else UNDEFINED
     means = np.array(list(session_means(scores, text).values()))
     if not len(means):
-        return (np.nan,) * 3
+        return UNDEFINED
     error = 2 * means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
     return means.mean(), means.mean() - error, means.mean() + error
 

@@ -29,7 +29,7 @@ def row(value: float, undefined: int = 0) -> dict[str, Any]:
 def metrics() -> dict[str, Any]:
     """metrics.json with tables, horizons and comparisons."""
     rows = {"energy": row(0.3), "ridge": row(0.1), "train mean": row(-0.2)}
-    leads = {"mean": [0.3, 0.2, None], "sem": [0.01, 0.01, None]}
+    leads: dict[str, Any] = {"mean": [0.3, 0.2, None], "sem": [0.01, 0.01, None]}
     empty = {"mean": [None] * 3, "sem": None, "sessions": {}}
     flat = {"mean": [0.05] * 3, "sem": [0.01] * 3, "sessions": {session: [0.05] * 3 for session in SESSIONS}}
     claim = {"table": "forecast", "better_row": "energy", "than_row": "ridge", "sessions": 20, "wins": 20}
@@ -58,7 +58,7 @@ def metrics() -> dict[str, Any]:
 def transfer() -> dict[str, Any]:
     """transfer.json of two arms, three fractions, two seeds; one seed undefined, one session missing."""
     texts, targets = ("0.1", "0.5", "1.0"), SESSIONS[1:4]
-    arms = {
+    arms: dict[str, Any] = {
         arm: {text: {one: [start + float(text), start + float(text) + 0.02] for one in targets} for text in texts}
         for arm, start in (("scratch", -0.1), ("rows", 0.1))
     }
@@ -91,14 +91,19 @@ def trials(units: int = 5, count: int = 6, bins: int = 20) -> dict[str, np.ndarr
     return {name: np.asarray(value) for name, value in arrays.items()}
 
 
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+    return path
+
+
 def write_files(folder: Path) -> list[str]:
     """Write all of them; returns the arguments of launch/report.py that name them."""
     (folder / "metrics.json").write_text(json.dumps(metrics()))
     (folder / "transfer.json").write_text(json.dumps(transfer()))
-    np.savez(folder / "generated.npz", **trials())
+    write_arrays(folder / "generated.npz", trials())
     sessions = [trials(), trials() | {"session_id": np.array("otter_1")}]
     examples = {f"{place}/{name}": value for place, one in enumerate(sessions) for name, value in one.items()}
-    np.savez(folder / "examples.npz", **examples)
+    write_arrays(folder / "examples.npz", examples)
     lines = [
         {"stage": "dynamics", "step": step, "loss": NAN if step == 30 else 1 / step, "loss_energy": 0.5 / step,
          "validation_loss": 2 / step, "lr": 1e-3, "grad_norm": NAN, "bins_per_s": 1e4}

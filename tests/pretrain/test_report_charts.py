@@ -20,7 +20,7 @@ from neurochorus.pretrain.reporting.charts import Plot, band, chart_group, line,
 from neurochorus.pretrain.reporting.latent_charts import principal_components, trajectory_plot
 from neurochorus.pretrain.reporting.transfer_section import session_means
 from neurochorus.pretrain.reporting.trial_charts import population_fan, unit_bins, unit_fan
-from tests.pretrain.report_files import HOSTILE, LEADS, SESSIONS, metrics, transfer, trials, write_files
+from tests.pretrain.report_files import HOSTILE, LEADS, SESSIONS, metrics, transfer, trials, write_arrays, write_files
 
 
 def unpacked(text: str) -> str:
@@ -102,6 +102,7 @@ def test_the_fan_holds_the_quantiles_of_the_samples():
 def test_units_are_shown_in_bins_wide_enough_and_the_last_bin_of_the_context_ends_where_it_does():
     one = trials_of(Path("x.npz"), trials(bins=40))
     assert unit_bins(one) == 5
+    assert one.held_out_BHC is not None
     named = {trace["legendgroup"]: trace for trace in unit_fan(one, 0, 1).traces}
     np.testing.assert_array_equal(array(named["recorded"]["y"]), one.held_out_BHC[0, :, 1].reshape(8, 5).sum(axis=1))
     np.testing.assert_array_equal(array(named["context"]["y"]), [one.context_BTC[0, 3:, 1].sum()])
@@ -111,6 +112,7 @@ def test_units_are_shown_in_bins_wide_enough_and_the_last_bin_of_the_context_end
 def test_trajectories_start_at_the_end_of_the_context_in_the_plane_of_the_principal_components():
     one = trials_of(Path("x.npz"), trials())
     components = principal_components(one)
+    assert one.held_out_latents_BHL is not None
     flat = one.held_out_latents_BHL.reshape(-1, 4)
     _, singular, vectors = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
     np.testing.assert_allclose(np.abs(np.sum(vectors[:3] * components.vectors_LK.T, axis=1)), 1.0, rtol=1e-9)
@@ -188,10 +190,10 @@ def test_new_parts_that_do_not_fit_are_refused(tmp_path, change, message):
 
 def test_examples_are_read_session_by_session_without_rates(tmp_path):
     arrays = {f"0/{name}": value for name, value in trials().items() if name != "rates"}
-    np.savez(tmp_path / "a.npz", **arrays)
+    write_arrays(tmp_path / "a.npz", arrays)
     read = read_example_forecasts(tmp_path / "a.npz")
     assert [one.session_id for one in read] == [HOSTILE]
     assert read[0].rates_SBHC is None
-    np.savez(tmp_path / "b.npz", **trials())
+    write_arrays(tmp_path / "b.npz", trials())
     with pytest.raises(ValueError, match=r"holds an array 'latents': make it with launch/evaluate\.py --examples"):
         read_example_forecasts(tmp_path / "b.npz")

@@ -148,7 +148,8 @@ def test_a_click_on_a_legend_hides_a_row_in_every_panel_and_shows_it_again(page)
 
 def test_a_session_a_trial_and_a_unit_can_be_picked(page):
     figure = group(page, "horizons")
-    ends = "figure => figure.querySelector('.plot').calcdata.find(c => c[0].trace.fill === 'none').map(p => p.y?.toFixed(2))"
+    curve = "figure.querySelector('.plot').calcdata.find(points => points[0].trace.fill === 'none')"
+    ends = f"figure => {curve}.map(point => point.y?.toFixed(2))"
     assert figure.evaluate(ends) == ["0.30", "0.20", None]
     figure.locator("select").select_option(label="otter_3")
     page.wait_for_function(f"figure => ({ends})(figure)[2] === '0.20'", arg=figure.element_handle())
