@@ -105,11 +105,8 @@ def _latents(trials: GeneratedTrials) -> str:
         )
         for channel in slowest_channels(trials, CHANNELS)
     ]
-    return (
-        "<h4>Latent trajectories</h4>"
-        + chart_group(panels, trajectory_keys(trials), [_picker(trials)])
-        + "<h4>Forecast fans of the slowest latents</h4>"
-        + chart_group(fans, fan_keys(trials), [_picker(trials)])
+    return _headed("Latent trajectories", chart_group(panels, trajectory_keys(trials), [_picker(trials)])) + _headed(
+        "Forecast fans of the slowest latents", chart_group(fans, fan_keys(trials), [_picker(trials)])
     )
 
 
@@ -136,7 +133,12 @@ def _units(trials: GeneratedTrials) -> str:
     ]
     pickers = [_picker(trials), Picker("unit", names)]
     caption = f"The {len(units)} most active of {trials.units} units." if len(units) < trials.units else ""
-    return "<h4>Forecast fans of units</h4>" + chart_group(panels, fan_keys(trials), pickers, caption)
+    return _headed("Forecast fans of units", chart_group(panels, fan_keys(trials), pickers, caption))
+
+
+def _headed(title: str, charts: str) -> str:
+    """Charts under their title; nothing where there are none."""
+    return f"<h4>{escape(title)}</h4>{charts}" if charts else ""
 
 
 def _distance_table(trials: GeneratedTrials, distances: list[Distance]) -> str:

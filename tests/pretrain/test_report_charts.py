@@ -17,6 +17,8 @@ from neurochorus.pretrain.evaluation.example_forecasts import read_example_forec
 from neurochorus.pretrain.evaluation.generated_trials import trials_of
 from neurochorus.pretrain.evaluation.transfer_file import read_transfer
 from neurochorus.pretrain.reporting.charts import Plot, band, chart_group, line, numbers, plain
+from neurochorus.pretrain.reporting.example_section import example_section
+from neurochorus.pretrain.reporting.generated_section import generated_section
 from neurochorus.pretrain.reporting.latent_charts import principal_components, trajectory_plot
 from neurochorus.pretrain.reporting.transfer_section import session_means
 from neurochorus.pretrain.reporting.trial_charts import population_fan, unit_bins, unit_fan
@@ -55,6 +57,39 @@ def test_plotly_knows_every_property_and_every_plot_has_traces(charts):
             if axis in layout:
                 layout[axis] = {**layout[axis], "title": {"text": layout[axis].get("title", "")}}
         go.Figure(plot["traces"], layout)
+
+
+def bare(**change: Any) -> dict[str, np.ndarray]:
+    """Trials without what a file may lack, and with `change`."""
+    optional = ("held_out", "held_out_latents", "context_latents", "unit_ids")
+    arrays = {name: value for name, value in trials().items() if name not in optional}
+    return arrays | {name: np.asarray(value) for name, value in change.items()}
+
+
+ODD = {
+    "from nothing": bare(context=np.zeros((6, 0, 5))),
+    "continuous": trials() | {"modality": np.array("continuous"), "counts": trials()["counts"] * 0.1 - 0.3},
+    "continuous from nothing": bare(context=np.zeros((6, 0, 5)), modality="continuous"),
+    "one of everything": {
+        name: value[:1, :1, :1, :1] if value.ndim == 4 else value[:1, :1, :1] if value.ndim == 3 else value[:1]
+        if value.ndim else value
+        for name, value in trials().items()
+    },
+    "silent": trials() | {"counts": np.zeros((12, 6, 20, 5)), "held_out": np.zeros((6, 20, 5))},
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ODD)
+def test_odd_files_give_charts_that_plotly_takes(name):
+    one = trials_of(Path("x.npz"), ODD[name])
+    sections = generated_section([one]).body + example_section([one]).body
+    groups = re.findall(r'<script type="text/plain">([^<]*)</script></figure>', sections)
+    planes = ODD[name]["latents"].shape[-1] > 1
+    assert len(groups) == (6 if planes else 5)
+    assert ("Latent trajectories</h4>" in sections) == planes
+    for plot in (plot for group in groups for panel in json.loads(unpacked(group)) for plot in panel["plots"].values()):
+        go.Figure(plot["traces"])
 
 
 def test_sections_and_no_markup_from_files(html):
