@@ -38,7 +38,12 @@ class Difference:
 
 def is_learned(name: str) -> bool:
     """Whether a row is a network's, not that of a baseline or a bound such as a noise floor."""
-    return name not in BASELINES and not any(word in name.lower() for word in NO_METHOD)
+    return name not in BASELINES and not is_bound(name)
+
+
+def is_bound(name: str) -> bool:
+    """Whether a row is no method at all, such as a noise floor."""
+    return any(word in name.lower() for word in NO_METHOD)
 
 
 def labels(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from neurochorus.pretrain.evaluation.evaluation_file import Evaluation
 from neurochorus.pretrain.evaluation.paired_comparisons import PairedComparison
 from neurochorus.pretrain.evaluation.picture_style import HEADS
 from neurochorus.pretrain.reporting.cells import probability, whole
-from neurochorus.pretrain.reporting.charts import MUTED, Plot, chart_group, label, level, plain, points
+from neurochorus.pretrain.reporting.charts import MUTED, Panel, Picker, Plot, chart_group, label, level, points
 from neurochorus.pretrain.reporting.html_page import Cell, Section, number, paragraph, table
 
 WORDS = (
@@ -34,15 +35,27 @@ def comparison_section(evaluations: Sequence[Evaluation], names: Sequence[str]) 
         for name, shown in one.tables.items()
     }
     parts = [paragraph(WORDS)]
-    for name, found in by_table.items():
-        parts.append(comparison_chart(found, metrics.get(name, name)))
+    parts.append(comparison_chart({metrics.get(name, name): found for name, found in by_table.items()}))
     every = [pair for found in by_table.values() for pair in found]
     parts.append(comparison_table(every, metrics))
     return Section("comparisons", "Which differences hold", "\n".join(parts))
 
 
-def comparison_chart(found: Sequence[tuple[str, PairedComparison]], title: str) -> str:
-    """Differences with their intervals, the first at the top; `found` are (label of the file or "", comparison)."""
+def comparison_chart(of: Mapping[str, Sequence[tuple[str, PairedComparison]]]) -> str:
+    """Differences with their intervals, the first at the top: score -> (label of the file or "", comparison).
+
+    Scores without a defined difference are left out; with several, one is picked.
+    """
+    plots = {title: plot for title, found in of.items() if (plot := _plot(found)).traces}
+    if not plots:
+        return ""
+    panel = Panel("", "Paired differences with their intervals", {(i,): p for i, p in enumerate(plots.values())}, (0,))
+    longest = max(map(len, of.values()))
+    more = f"At most {MOST_IN_CHART} of a score; all are in the table." if longest > MOST_IN_CHART else ""
+    return chart_group([panel], pickers=[Picker("score", list(plots))], caption=more)
+
+
+def _plot(found: Sequence[tuple[str, PairedComparison]]) -> Plot:
     shown = list(found)[:MOST_IN_CHART][::-1]
     names = [_name(label_, one) for label_, one in shown]
     difference = np.array([one.difference for _, one in shown])
@@ -67,10 +80,9 @@ def comparison_chart(found: Sequence[tuple[str, PairedComparison]], title: str) 
         "range": [-0.6, len(names) - 0.4], "showgrid": False, "ticks": "", "fixedrange": True,
             "automargin": True, "zeroline": False,
     }  # fmt: skip
-    layout = {"xaxis": {"title": "difference"}, "yaxis": axis, "shapes": [level(0.0, vertical=True)]}
-    height = 60 + sum(14 + 16 * len(wrap(name, 30)) for name in names)
-    more = f"The first {len(shown)} of {len(found)}." if len(found) > len(shown) else ""
-    return chart_group([plain(title, f"Paired differences: {title}", Plot(traces, layout), height)], caption=more)
+    layout: dict[str, Any] = {"xaxis": {"title": "difference"}, "yaxis": axis, "shapes": [level(0.0, vertical=True)]}
+    layout["height"] = 60 + sum(14 + 16 * len(wrap(name, 30)) for name in names)
+    return Plot(traces, layout)
 
 
 def comparison_table(found: Sequence[tuple[str, PairedComparison]], metrics: Mapping[str, str]) -> str:

@@ -97,7 +97,9 @@ class Group {
         divs[place].closest(".panel").hidden = !plot;
         if (!plot) return null;
         const traces = themed(plot.traces).map(one => ({...one, visible: !this.hidden.has(one.legendgroup)}));
-        return Plotly.react(divs[place], traces, {...layout(plot), height: panel.height}, CONFIG);
+        const wanted = {height: panel.height, ...layout(plot)};
+        divs[place].style.height = `${wanted.height}px`;
+        return Plotly.react(divs[place], traces, wanted, CONFIG);
       }));
       this.figure.dataset.drawn = "true";
     } catch (error) {
@@ -119,5 +121,7 @@ const sight = new IntersectionObserver(entries => {
   }
 }, {rootMargin: "400px"});
 for (const figure of groups.keys()) sight.observe(figure);
-addEventListener("beforeprint", () => { for (const group of groups.values()) group.draw(); });
+addEventListener("beforeprint", () => {
+  for (const group of groups.values()) if (!group.figure.closest("details:not([open])")) group.draw();
+});
 dark.addEventListener("change", () => { for (const group of groups.values()) if (group.panels) group.draw(); });

@@ -1,13 +1,20 @@
 """Scores of methods, one table at a time: a chart of every session, means, differences from the best baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from textwrap import wrap
 
 import numpy as np
 
 from neurochorus.pretrain.evaluation.evaluation_file import TABLES, Evaluation, Table
-from neurochorus.pretrain.evaluation.score_comparison import BASELINES, Comparison, compare_scores, difference, labels
+from neurochorus.pretrain.evaluation.score_comparison import (
+    BASELINES,
+    Comparison,
+    compare_scores,
+    difference,
+    is_learned,
+    labels,
+)
 from neurochorus.pretrain.reporting.cells import whole, with_error
 from neurochorus.pretrain.reporting.charts import (
     FLOOR,
@@ -39,15 +46,41 @@ def score_sections(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[S
         if comparisons:
             sections.append(Section(name, HEADINGS[name], _comparisons(name, HEADINGS[name], comparisons)))
         lead += [line for comparison in comparisons if name == "forecast" for line in _findings(comparison)]
-    more = []
     others = dict.fromkeys(name for one in evaluations for name in one.tables if name not in TABLES)
-    for name in others:
-        comparisons = compare_scores(evaluations, name)
-        title = comparisons[0].table.title
-        more += [f"<h3>{escape(title)}</h3>", _comparisons(name, title, comparisons, folded=True)]
-    if more:
-        sections.append(Section("scores", "More scores", "\n".join(more)))
+    if others:
+        sections.append(_other_scores({name: compare_scores(evaluations, name) for name in others}))
     return lead, sections
+
+
+def _other_scores(scores: Mapping[str, list[Comparison]]) -> Section:
+    """Tables of means over the scores that were measured on the same methods, then each score, folded."""
+    alike: dict[tuple[str, ...], list[Table]] = {}
+    for comparisons in scores.values():
+        for comparison in comparisons:
+            alike.setdefault(tuple(sorted(comparison.table.rows)), []).append(comparison.table)
+    parts = [_overview(tables) for tables in alike.values()]
+    parts.append("<h3>Score by score</h3>")
+    for name, comparisons in scores.items():
+        title = comparisons[0].table.title
+        parts.append(details(title, _comparisons(name, title, comparisons, folded=True)))
+    return Section("scores", "More scores", "\n".join(parts))
+
+
+def _overview(tables: Sequence[Table]) -> str:
+    """A line for each score, a column for each method."""
+    methods = sorted(tables[0].rows, key=lambda name: not is_learned(name))
+    rows = []
+    for one in tables:
+        best = max if one.higher_is_better else min
+        means = {name: one.rows[name].mean for name in methods}
+        top = best((mean for name, mean in means.items() if mean == mean and is_learned(name)), default=None)
+        cells = [
+            Cell(with_error(mean, one.rows[name].standard_error), mean, mean == top and is_learned(name))
+            for name, mean in means.items()
+        ]
+        rows.append([one.title, "higher" if one.higher_is_better else "lower", *cells])
+    caption = "Means over sessions ± standard error; in blue the best of the methods that are no baseline and no bound."
+    return table(["score", "better", *methods], rows, caption=caption, text_columns=(0, 1))
 
 
 def _comparisons(name: str, heading: str, comparisons: list[Comparison], folded: bool = False) -> str:

@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 
+from neurochorus.pretrain.evaluation.paired_comparisons import PairedComparison
 from neurochorus.pretrain.evaluation.transfer_file import Scores, Transfer
 from neurochorus.pretrain.reporting.cells import with_error
 from neurochorus.pretrain.reporting.charts import Key, Panel, Picker, Plot, band, chart_group, label, line
@@ -26,8 +27,11 @@ def transfer_section(transfers: Sequence[Transfer]) -> Section:
         parts += [_chart(transfer), _table(transfer), details("Session by session", _session_table(transfer))]
         if transfer.comparisons:
             parts += ["<h3>Which differences hold</h3>", paragraph(WORDS)]
-            found = [("", one) for one in transfer.comparisons]
-            parts += [comparison_chart(found, transfer.metric.replace("_", " ")), comparison_table(found, {})]
+            every = [("", one) for one in transfer.comparisons]
+            by_fraction: dict[str, list[tuple[str, PairedComparison]]] = {}
+            for pair in every:
+                by_fraction.setdefault(f"at {pair[1].fraction} of the data", []).append(pair)
+            parts += [comparison_chart(by_fraction), comparison_table(every, {})]
     return Section("transfer", "Transfer to new sessions", "\n".join(part for part in parts if part))
 
 

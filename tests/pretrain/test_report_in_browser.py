@@ -19,6 +19,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 DRAW_ALL = """async () => {
+  for (const one of document.querySelectorAll("details")) one.open = true;
   for (const group of groups.values()) await group.draw();
   return document.querySelectorAll('figure.charts:not([data-drawn])').length; }"""
 
@@ -89,6 +90,19 @@ def test_charts_are_drawn_when_they_come_into_sight(browser, file):
     assert page.locator("#training figure[data-drawn]").count() == 0
     page.locator("#training").scroll_into_view_if_needed()
     page.wait_for_selector("#training figure[data-drawn]")
+    page.close()
+
+
+def test_charts_of_closed_details_are_drawn_when_they_are_opened(browser, file):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(file.as_uri())
+    one = page.locator("#scores details", has_text="Generated correlations").first
+    one.locator("summary").first.scroll_into_view_if_needed()
+    page.wait_for_selector("#reconstruction figure[data-drawn]")
+    assert page.locator("#scores figure[data-drawn]").count() == 0
+    one.locator("summary").first.click()
+    page.wait_for_selector("#scores figure[data-drawn]")
+    assert one.locator("figure .main-svg").first.bounding_box()["width"] > 800
     page.close()
 
 
