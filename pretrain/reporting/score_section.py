@@ -12,6 +12,7 @@ from neurochorus.pretrain.evaluation.score_comparison import (
     Comparison,
     compare_scores,
     difference,
+    is_bound,
     is_learned,
     labels,
 )
@@ -61,7 +62,8 @@ def _other_scores(scores: Mapping[str, list[Comparison]]) -> Section:
     parts = [_overview(tables) for tables in alike.values()]
     parts.append("<h3>Score by score</h3>")
     for name, comparisons in scores.items():
-        title = comparisons[0].table.title
+        first = comparisons[0].table
+        title = f"{first.title}, {first.metric.replace('_', ' ')}"
         parts.append(details(title, _comparisons(name, title, comparisons, folded=True)))
     return Section("scores", "More scores", "\n".join(parts))
 
@@ -73,14 +75,14 @@ def _overview(tables: Sequence[Table]) -> str:
     for one in tables:
         best = max if one.higher_is_better else min
         means = {name: one.rows[name].mean for name in methods}
-        top = best((mean for name, mean in means.items() if mean == mean and is_learned(name)), default=None)
+        top = best((mean for name, mean in means.items() if mean == mean and not is_bound(name)), default=None)
         cells = [
-            Cell(with_error(mean, one.rows[name].standard_error), mean, mean == top and is_learned(name))
+            Cell(with_error(mean, one.rows[name].standard_error), mean, mean == top and not is_bound(name))
             for name, mean in means.items()
         ]
-        rows.append([one.title, "higher" if one.higher_is_better else "lower", *cells])
-    caption = "Means over sessions ± standard error; in blue the best of the methods that are no baseline and no bound."
-    return table(["score", "better", *methods], rows, caption=caption, text_columns=(0, 1))
+        rows.append([one.title, one.metric.replace("_", " "), "higher" if one.higher_is_better else "lower", *cells])
+    caption = "Means over sessions ± standard error; the best is blue."
+    return table(["score", "metric", "better", *methods], rows, caption=caption, text_columns=(0, 1, 2))
 
 
 def _comparisons(name: str, heading: str, comparisons: list[Comparison], folded: bool = False) -> str:

@@ -18,6 +18,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+PATIENCE_MS = 120_000
+"The machine may have much else to do."
 DRAW_ALL = """async () => {
   for (const one of document.querySelectorAll("details")) one.open = true;
   for (const group of groups.values()) await group.draw();
@@ -34,9 +36,15 @@ def browser() -> Iterator:
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH and NEUROCHORUS_CHROMIUM is not set")
     with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=QUIET)
+        running = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=PATIENCE_MS)
         yield running
         running.close()
+
+
+def new_page(browser, width: int, height: int, **more):
+    page = browser.new_page(viewport={"width": width, "height": height}, **more)
+    page.set_default_timeout(PATIENCE_MS)
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,7 @@ def file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def opened(browser, file) -> Iterator[tuple]:
     """The page, with everything that it complained about and asked for."""
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page = new_page(browser, 1400, 900)
     complaints: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
@@ -84,7 +92,7 @@ def test_it_opens_and_draws_everything_without_a_complaint_or_a_request(opened, 
 
 
 def test_charts_are_drawn_when_they_come_into_sight(browser, file):
-    page = browser.new_page(viewport={"width": 1400, "height": 600})
+    page = new_page(browser, 1400, 600)
     page.goto(file.as_uri())
     page.wait_for_selector("#forecast figure[data-drawn]")
     assert page.locator("#training figure[data-drawn]").count() == 0
@@ -94,7 +102,7 @@ def test_charts_are_drawn_when_they_come_into_sight(browser, file):
 
 
 def test_charts_of_closed_details_are_drawn_when_they_are_opened(browser, file):
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page = new_page(browser, 1400, 900)
     page.goto(file.as_uri())
     one = page.locator("#scores details", has_text="Generated correlations").first
     one.locator("summary").first.scroll_into_view_if_needed()
@@ -177,7 +185,7 @@ def test_a_session_a_trial_and_a_unit_can_be_picked(page):
 
 
 def test_a_narrow_dark_screen_is_not_overflown_and_colours_follow_its_scheme(browser, file):
-    page = browser.new_page(viewport={"width": 500, "height": 900}, color_scheme="dark")
+    page = new_page(browser, 500, 900, color_scheme="dark")
     page.goto(file.as_uri())
     assert page.evaluate(DRAW_ALL) == 0
     assert page.evaluate("document.documentElement.scrollWidth") == 500
