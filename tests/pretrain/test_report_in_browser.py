@@ -104,9 +104,9 @@ def test_charts_are_drawn_when_they_come_into_sight(browser, file):
 def test_charts_of_closed_details_are_drawn_when_they_are_opened(browser, file):
     page = new_page(browser, 1400, 900)
     page.goto(file.as_uri())
+    page.wait_for_selector("#forecast figure[data-drawn]")
     one = page.locator("#scores details", has_text="Generated correlations").first
     one.locator("summary").first.scroll_into_view_if_needed()
-    page.wait_for_selector("#reconstruction figure[data-drawn]")
     assert page.locator("#scores figure[data-drawn]").count() == 0
     one.locator("summary").first.click()
     page.wait_for_selector("#scores figure[data-drawn]")
@@ -187,10 +187,9 @@ def test_a_session_a_trial_and_a_unit_can_be_picked(page):
 def test_a_narrow_dark_screen_is_not_overflown_and_colours_follow_its_scheme(browser, file):
     page = new_page(browser, 500, 900, color_scheme="dark")
     page.goto(file.as_uri())
-    assert page.evaluate(DRAW_ALL) == 0
+    figure = group(page, "generated")
     assert page.evaluate("document.documentElement.scrollWidth") == 500
     ink = "figure => figure.querySelectorAll('.plot')[2].data.find(t => t.legendgroup === 'recorded').line.color"
-    figure = page.locator("#generated figure.charts").first
     dark = figure.evaluate(ink)
     page.emulate_media(color_scheme="light")
     page.wait_for_function(f"([figure, dark]) => ({ink})(figure) !== dark", arg=[figure.element_handle(), dark])
