@@ -78,6 +78,7 @@ def steps(out: Path, ranks: int) -> list[tuple[str, list[str]]]:
     report = ["--metrics", *(f"{out}/metrics-{head}.json" for head in HEADS)]
     report += ["--generated", *(f"{out}/generated-{head}.npz" for head in HEADS)]
     report += ["--runs", *(f"{out}/pretrain-{head}" for head in HEADS), "--out", f"{out}/report.html"]
+    report += ["--pictures", str(out)]
     made.append(("report", python("report.py", *report)))
     return made
 
@@ -86,7 +87,7 @@ def products(out: Path) -> list[tuple[Path, str]]:
     """(path, what it is) of what a person may want to look at."""
     pictures = [(out / f"report_{head}.png", f"{head} head: generated against held-out activity") for head in HEADS]
     return [
-        (out / "report.html", "open this: tables and pictures"),
+        (out / "report.html", "open this: tables and charts"),
         *pictures,
         (out / "data", "the data set (tar shards, index, manifest)"),
         (out / "finetune-energy" / "export", "a model that knows all four animals"),

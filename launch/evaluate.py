@@ -26,6 +26,7 @@ from neurochorus.models import load, read_training, set_sampling
 from neurochorus.models.missing_units import accept_missing_units, missing_units_note
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.evaluate import evaluate
+from neurochorus.pretrain.evaluation.example_forecasts import write_example_forecasts
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
 from neurochorus.pretrain.evaluation.suite.run import ALL
 from neurochorus.pretrain.evaluation.suite.settings import SUITES, SuiteSettings
@@ -88,6 +89,9 @@ def run(options: Any, console: Console) -> dict[str, Any]:
             suite=options.suite,
             suite_settings=suite_settings,
         )
+        if options.examples is not None:
+            path = check_output(Path(options.examples), ".npz")
+            write_example_forecasts(path, model, corpus, sessions, options.split, forecast, options.seed)
     results |= {"missing_units": missing} if missing else {}
     return {"model": str(options.model), "data": list(options.data), "command": sys.argv, **results}
 
@@ -137,6 +141,9 @@ def _parser() -> ArgumentParser:
         default=[],
         metavar="SETTING=VALUE",
         help=f"settings of these parts (pretrain/evaluation/suite/settings.py): {', '.join(SETTINGS)}",
+    )
+    parser.add_argument(
+        "--examples", default=None, help=".npz: also keep a few forecasts of each session, for report.py"
     )
     add_sampling(parser)
     parser.add_argument("--device", default="cpu")

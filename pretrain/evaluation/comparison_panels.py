@@ -35,12 +35,12 @@ def draw_statistics(panels: Sequence[Axes], trials: GeneratedTrials, distances: 
     figures = {distance.name: distance for distance in distances}
     if trials.spikes:
         _per_unit(panels[0], trials, lambda a: mean_rates(a, trials.bin_s), "mean rate", "spikes/s", figures)
-        _per_unit(panels[1], trials, _pairs, "correlations", "", figures)
+        _per_unit(panels[1], trials, pair_correlations, "correlations", "", figures)
         _per_unit(panels[2], trials, fano_factors, "Fano factor", "", figures)
     else:
         _per_unit(panels[0], trials, lambda a: mean_rates(a, 1.0), "mean", "signal units", figures)
-        _per_unit(panels[1], trials, _pairs, "correlations", "", figures)
-        _per_unit(panels[2], trials, _unit_sd, "standard deviation", "signal units", figures)
+        _per_unit(panels[1], trials, pair_correlations, "correlations", "", figures)
+        _per_unit(panels[2], trials, unit_sd, "standard deviation", "signal units", figures)
     _population_distribution(panels[3], trials, figures)
 
 
@@ -89,7 +89,7 @@ def _per_unit(
         panel.hist(values[np.isfinite(values)], bins=30, color=head_colour(trials.head), alpha=0.8)
         dress(panel, name, f"generated{suffix}", "pairs of units" if name == "correlations" else "units")
         return
-    across, generated, recorded = _sides(trials, statistic)
+    across, generated, recorded = statistic_sides(trials, statistic)
     defined = np.flatnonzero(np.isfinite(across + generated + (0.0 if recorded is None else recorded)))
     drawn = np.random.default_rng(0).permutation(defined)[:MOST_POINTS]
     size = 14 if len(drawn) <= 200 else 5
@@ -100,7 +100,7 @@ def _per_unit(
         label="generated",
     )  # fmt: skip
     shown = [across[drawn], generated[drawn], *([] if recorded is None else [recorded[drawn]])]
-    low, high = _limits(np.concatenate(shown))
+    low, high = padded_limits(np.concatenate(shown))
     if root:
         low = 0.0
         panel.set_xscale("function", functions=(_root, np.square))
@@ -110,7 +110,7 @@ def _per_unit(
     dress(panel, _titled(name, figures), f"held out{suffix}", f"generated{suffix}")
 
 
-def _sides(trials: GeneratedTrials, statistic: Statistic) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def statistic_sides(trials: GeneratedTrials, statistic: Statistic) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The statistic across (recorded), up (generated), and up for the noise floor (None with too few trials)."""
     assert trials.held_out_BHC is not None
     if trials.trials < FEWEST_TRIALS:
@@ -124,7 +124,7 @@ def _population_distribution(panel: Axes, trials: GeneratedTrials, figures: dict
     recorded = [] if trials.held_out_BHC is None else [reduce(trials.held_out_BHC, axis=2, dtype=float).ravel()]
     generated = reduce(trials.counts_SBHC[0], axis=2, dtype=float).ravel()
     values = np.concatenate([*recorded, generated])
-    edges = _edges(values, whole_numbers=trials.spikes)
+    edges = count_edges(values, whole_numbers=trials.spikes)
     panel.hist(generated, bins=edges, density=True, color=head_colour(trials.head), alpha=0.45, label="generated")
     if recorded:
         panel.hist(
@@ -135,7 +135,8 @@ def _population_distribution(panel: Axes, trials: GeneratedTrials, figures: dict
     dress(panel, _titled(name, figures), across, "probability density")
 
 
-def _edges(values: np.ndarray, whole_numbers: bool) -> list[float]:
+def count_edges(values: np.ndarray, whole_numbers: bool) -> list[float]:
+    """Edges of about 40 bins of a histogram, between whole numbers where the values are such."""
     if not whole_numbers:
         return np.histogram_bin_edges(values, bins=40).tolist()
     step = max(1, int(np.ceil((np.ptp(values) + 1) / 40)))
@@ -155,7 +156,8 @@ def _figures(distances: list[Distance]) -> str:
     return ""
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
+def padded_limits(values: np.ndarray) -> tuple[float, float]:
+    """Limits of an axis that holds all values, with a margin."""
     if values.size == 0:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
@@ -167,12 +169,14 @@ def _root(values: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(values, 0.0))
 
 
-def _pairs(values: np.ndarray) -> np.ndarray:
+def pair_correlations(values: np.ndarray) -> np.ndarray:
+    """Correlations of the pairs of different units, (trials, bins, units) -> (pairs,)."""
     if values.shape[0] * values.shape[1] < 2:  # no correlation over a single bin
         return np.full(values.shape[-1] * (values.shape[-1] - 1) // 2, np.nan)
     correlations = pairwise_correlations(values)
     return correlations[np.tril_indices(len(correlations), k=-1)]
 
 
-def _unit_sd(values: np.ndarray) -> np.ndarray:
+def unit_sd(values: np.ndarray) -> np.ndarray:
+    """Standard deviation of each unit over all trials and bins."""
     return values.reshape(-1, values.shape[-1]).std(axis=0)

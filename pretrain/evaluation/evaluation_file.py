@@ -2,14 +2,16 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neurochorus.pretrain.evaluation.calibration_file import Calibration, read_calibration
-from neurochorus.pretrain.evaluation.json_fields import as_number, as_object, need
+from neurochorus.pretrain.evaluation.json_fields import as_list, as_number, as_object, need
+from neurochorus.pretrain.evaluation.paired_comparisons import PairedComparison, read_comparisons
+from neurochorus.pretrain.evaluation.score_horizons import Horizons, read_horizons
 
 TABLES = ("forecast", "reconstruction")
 LOWER_IS_BETTER = ("nll", "nats", "mse", "rmse", "mae", "crps", "energy_score", "variogram_score")
@@ -30,9 +32,14 @@ class Table:
     metric: str
     definition: str
     rows: dict[str, Row]
+    title: str = ""
+    better: str | None = None
+    "higher or lower; None: as the name of the metric says."
 
     @property
     def higher_is_better(self) -> bool:
+        if self.better is not None:
+            return self.better == "higher"
         return not any(self.metric == name or self.metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
 
     @property
@@ -43,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluated model. `settings` are the scalar entries and lists of the file: split, seed, samples, bins, ..."""
+    """One evaluated model. `settings` are the plain entries and lists of the file: split, seed, samples, bins, ..."""
 
     path: Path
     model: str
@@ -54,6 +61,8 @@ class Evaluation:
     calibration: Calibration | None
     sessions: dict[str, dict[str, Any]]
     "Session -> subject, windows, units."
+    horizons: Horizons | None = None
+    comparisons: tuple[PairedComparison, ...] = ()
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -72,11 +81,33 @@ def read_evaluation(path: Path) -> Evaluation:
         path=path,
         **names,
         bin_s=as_number(path, "bin_s", content.get("bin_s")),
-        settings={name: value for name, value in content.items() if not isinstance(value, dict)},
-        tables={name: _table(path, name, content[name]) for name in TABLES if content.get(name)},
+        settings={name: value for name, value in content.items() if _is_setting(value)},
+        tables={name: _table(path, name, content[name]) for name in TABLES if content.get(name)} | _more(path, content),
         calibration=read_calibration(path, calibration, names["head"]) if calibration else None,
         sessions=need(path, content, "sessions", dict),
+        horizons=read_horizons(path, content["horizons"]) if content.get("horizons") else None,
+        comparisons=tuple(read_comparisons(path, content.get("comparisons") or [])),
     )
+
+
+def _is_setting(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return not any(isinstance(part, dict | list) for part in parts)
+
+
+def _more(path: Path, content: dict[str, Any]) -> dict[str, Table]:
+    """The tables of the file's list `tables`, by name."""
+    tables: dict[str, Table] = {}
+    for place, one in enumerate(as_list(path, "tables", content.get("tables") or [])):
+        where = f"tables[{place}]"
+        name = need(path, as_object(path, where, one), "name", str, where)
+        if name in tables or name in TABLES:
+            raise ValueError(f"{path}: {where}.name is {name!r}, which another table has: expected a new one")
+        better = one.get("better")
+        if better not in ("higher", "lower"):
+            raise ValueError(f"{path}: {where}.better is {better!r}, expected higher or lower")
+        tables[name] = replace(_table(path, where, one), title=str(one.get("title") or name), better=better)
+    return tables
 
 
 def _table(path: Path, name: str, content: Any) -> Table:

@@ -26,6 +26,7 @@ def generate(
     """Arrays of free-running samples: latents (S, B, H, L), rates and counts (S, B, H, C), and what they belong to.
 
     A covariate that was given is there as `covariate_NAME` (B, bins from the first of the context on, columns).
+    `context_latents` (B, T, L) are what the encoder reads from the context alone, if there is one.
     `held_out` (B, H, C) and `held_out_latents` (B, H, L) are there when the recording after the context is known.
     """
     session = model.registry.session(context.session_id)
@@ -50,6 +51,8 @@ def generate(
         "guidance": np.array(guidance),
         **{f"covariate_{name}": values for name, values in context.covariates.items()},
     }
+    if context.signal_BTC.shape[1]:
+        arrays["context_latents"] = model.encode(batch.to(model.device)).cpu().numpy()
     if context.held_out_BHC is not None:
         whole = np.concatenate((context.signal_BTC, context.held_out_BHC), axis=1)
         recorded = model.encode(model.context(context.session_id, whole, context.unit_ids).to(model.device))

@@ -24,6 +24,13 @@ def as_object(path: Path, name: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def as_list(path: Path, name: str, value: Any) -> list[Any]:
+    """Raises ValueError for anything but a list."""
+    if not isinstance(value, list):
+        raise ValueError(f"{path}: {name} is a {type(value).__name__}, expected a list")
+    return value
+
+
 def as_number(path: Path, name: str, value: Any) -> float:
     """null (undefined, such as the standard error of one session) becomes NaN; ValueError for what is no number."""
     if value is None:

@@ -11,9 +11,10 @@ RECORDED = "#1f2430"
 CONTEXT = "#8a919c"
 FLOOR = "#b9bec6"
 MUTED = "#5c6470"
-HEADS = {"energy": "#c8500a", "flow": "#0b62a8", "gaussian": "#0a8463"}
-OTHER_HEAD = "#8a3f9c"
-METHODS = ("#8a3f9c", "#b8860b", "#c2477f", "#3d9bb3", "#6b8e23", "#7a4b2a", *HEADS.values())
+HEADS = {"energy": "#D55E00", "flow": "#0072B2", "gaussian": "#009E73"}
+OTHER_HEAD = "#CC79A7"
+METHODS = (OTHER_HEAD, "#E69F00", "#56B4E9", "#882255", "#999933", "#7a4b2a", *HEADS.values())
+"Okabe and Ito's colours, which colour-blind readers tell apart, then three of Tol's muted ones."
 DOTS_PER_INCH = 110
 
 

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from neurochorus.pretrain.evaluation.evaluation_file import Evaluation, Row, Table
 
 BASELINES = ("train mean", "trailing mean", "ridge", "ridge mix", "psth")
-"Methods without a network; every other row of a table is a learned model."
+"Methods without a network."
+NO_METHOD = ("floor", "ceiling", "null")
+"A row whose name holds one of these words is a bound, not a method; every other row of a table is a learned model."
 MUST_AGREE = ("data", "split", "context_bins", "horizon_bins", "bin_s", "modality")
 "Settings under which scores can stand in one table."
 
@@ -32,6 +34,16 @@ class Difference:
     better: int
     "Sessions in which the method is the better one."
     sessions: int
+
+
+def is_learned(name: str) -> bool:
+    """Whether a row is a network's, not that of a baseline or a bound such as a noise floor."""
+    return name not in BASELINES and not is_bound(name)
+
+
+def is_bound(name: str) -> bool:
+    """Whether a row is no method at all, such as a noise floor."""
+    return any(word in name.lower() for word in NO_METHOD)
 
 
 def labels(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -86,12 +98,12 @@ def _join(evaluations: list[Evaluation], names: list[str], name: str) -> Compari
         for label, row in found[:1] if same else found:
             title = method if same else f"{method} ({label})"
             rows[title] = row
-            if method not in BASELINES:
+            if is_learned(method):
                 learned.append(title)
     first = evaluations[0].tables[name]
     sign = 1 if first.higher_is_better else -1
     best_first = sorted(rows, key=lambda title: math.inf if math.isnan(rows[title].mean) else -sign * rows[title].mean)
-    table = Table(first.metric, first.definition, {title: rows[title] for title in best_first})
+    table = replace(first, rows={title: rows[title] for title in best_first})
     learned = [title for title in best_first if title in learned]
     baselines = [title for title in best_first if title not in learned]
     return Comparison(table, learned, baselines[0] if baselines else None, evaluations)

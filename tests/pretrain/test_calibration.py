@@ -26,12 +26,12 @@ from neurochorus.pretrain.evaluation.calibration import (
 )
 from neurochorus.pretrain.evaluation.calibration_file import read_calibration
 from neurochorus.pretrain.evaluation.calibration_pictures import Method, calibration_picture, crps_gap
-from neurochorus.pretrain.evaluation.calibration_section import calibration_section, methods_of
 from neurochorus.pretrain.evaluation.calibration_summary import calibration_summary
 from neurochorus.pretrain.evaluation.evaluation_file import Evaluation
 from neurochorus.pretrain.evaluation.metrics import central_coverage, fair_crps
 from neurochorus.pretrain.evaluation.picture_style import png_bytes
 from neurochorus.pretrain.evaluation.recalibration import inflate, inflation_factors
+from neurochorus.pretrain.reporting.calibration_section import calibration_section, methods_of
 
 SCALES_H = np.array([0.5, 1.0, 3.0])
 
@@ -381,8 +381,8 @@ def test_the_section_compares_methods_and_says_how_wide_the_samples_should_be(rn
         rows = {name.replace("energy", head): whats for name, whats in read.rows.items()}
         read = replace(read, rows=rows, inflation={head: np.array([2.0, 2.1, 2.2])})
         evaluations.append(Evaluation(Path(f"{head}.json"), f"runs/{head}", head, 0.01, {}, {}, read, sessions))
-    section, png = calibration_section(evaluations, ["energy", "flow"])
-    assert png.startswith(b"\x89PNG")
+    section = calibration_section(evaluations, ["energy", "flow"])
+    assert section.body.count('class="plot"') == 8  # four of latents, four of units
     names = [method.name for method in methods_of(evaluations, ["energy", "flow"])["latents"]]
     assert names == [
         "energy", "energy, recalibrated", "gaussian (energy)", "flow", "flow, recalibrated", "gaussian (flow)",

@@ -1,15 +1,15 @@
-"""The part of the report on calibration: its picture, and tables of coverage, spread and proper scores."""
+"""The part of the report on calibration: its charts, and tables of coverage, spread and proper scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 
 from neurochorus.pretrain.evaluation.calibration_file import WHATS, Calibration, Figure
-from neurochorus.pretrain.evaluation.calibration_pictures import Method, calibration_picture, crps_gap
+from neurochorus.pretrain.evaluation.calibration_pictures import ROWS, Method, crps_gap
 from neurochorus.pretrain.evaluation.evaluation_file import Evaluation
-from neurochorus.pretrain.evaluation.html_page import Cell, Section, number, paragraph, picture, table
-from neurochorus.pretrain.evaluation.picture_style import png_bytes
+from neurochorus.pretrain.reporting.calibration_charts import calibration_charts
+from neurochorus.pretrain.reporting.html_page import Cell, Section, details, number, paragraph, table
 
 SCORES = {
     "spread_skill": "spread / error",
@@ -19,23 +19,23 @@ SCORES = {
 }
 WORDS = ("coverage", "rank_histogram", *SCORES, "stretch", "inflation")
 CAPTION = (
-    "Bands: two standard errors. Dashed black: a calibrated model. Ranks in a valley and spread / error below 1: "
+    "Bands: two standard errors. Dashed grey: a calibrated model. Ranks in a valley and spread / error below 1: "
     "over-confident. CRPS of latents can be compared between heads that share an autoencoder."
 )
 
 
-def calibration_section(evaluations: Sequence[Evaluation], names: Sequence[str]) -> tuple[Section, bytes]:
-    """The section and its picture, of evaluations that have a calibration; `names` are their labels."""
+def calibration_section(evaluations: Sequence[Evaluation], names: Sequence[str]) -> Section:
+    """Of evaluations that have a calibration; `names` are their labels."""
     methods = methods_of(evaluations, names)
-    reference = _reference([method.name for method in methods["latents"]])
-    png = png_bytes(calibration_picture(methods, reference))
+    reference = crps_reference(methods)
     known = [(name, one.calibration) for name, one in zip(names, evaluations) if one.calibration is not None]
     parts = [paragraph(words) for words in dict.fromkeys(shape.definition for _, shape in known)]
-    parts += [picture(png, "Coverage, ranks, spread and CRPS by time after the context", CAPTION)]
+    parts.append(paragraph(CAPTION))
     for what, shown in methods.items():
-        parts += [f"<h3>{escape(what.capitalize())}</h3>", _score_table(shown, reference)]
-    parts += ["<h3>Coverage of latents by lead</h3>", _lead_table(known), *_inflation_table(known), _definitions(known)]
-    return Section("calibration", "Calibration", "\n".join(parts)), png
+        parts += [f"<h3>{escape(what.capitalize())}</h3>", paragraph(ROWS[what] + ".", muted=True)]
+        parts += [calibration_charts(what, shown, reference), _score_table(shown, reference)]
+    parts += [details("Coverage of latents by lead", _lead_table(known)), *_inflation_table(known), _definitions(known)]
+    return Section("calibration", "Calibration", "\n".join(parts))
 
 
 def methods_of(evaluations: Sequence[Evaluation], names: Sequence[str]) -> dict[str, list[Method]]:
@@ -55,8 +55,9 @@ def methods_of(evaluations: Sequence[Evaluation], names: Sequence[str]) -> dict[
     return {what: methods for what, methods in found.items() if methods}
 
 
-def _reference(names: Sequence[str]) -> str | None:
+def crps_reference(methods: Mapping[str, Sequence[Method]]) -> str | None:
     """The method that CRPS is shown against: a Gaussian head where there is one, the first otherwise."""
+    names = [method.name for method in methods["latents"]]
     plain = [name for name in names if "recalibrated" not in name]
     if len(names) < 2 or not plain:
         return None

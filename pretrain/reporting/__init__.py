@@ -1,0 +1,1 @@
+"""The report: what was evaluated, generated and trained, as one HTML page."""
