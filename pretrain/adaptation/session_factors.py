@@ -1,4 +1,4 @@
-"""The factors of a new session, from its counts alone: principal components of their covariance at lags of 1 and 2 bins.
+"""The factors of a new session, from its counts alone: principal components of their covariance 1 and 2 bins apart.
 
 Noise of counts is independent between bins, so those covariances are of what units share, and the noise that is left in
 them has eigenvalues of either sign: an eigenvalue is a factor's if it is above the size of the most negative one.

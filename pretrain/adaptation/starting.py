@@ -84,7 +84,7 @@ def start_rows(
 ) -> RowStart:
     """Give the sessions of `data` their rows in the model, and its autoencoder their prior.
 
-    Raises ValueError for sessions that the model knows, and where `aligned` is asked for and the model has no reference.
+    Raises ValueError for sessions that the model knows, and for `aligned` where the model has no reference.
     """
     if start.method == "aligned" and model.reference is None:
         raise ValueError(
@@ -97,7 +97,7 @@ def start_rows(
     statistics, rates = UnitStatistics.of(entries), None
     prior_mean = statistics.mean
     if start.rate_prior and model.modality == "spikes":
-        rates = RatePrior.learned(model.registry, model.autoencoder.unit_mean[1:].cpu().numpy())
+        rates = RatePrior.learned(model.registry, model.autoencoder.unit_mean.cpu().numpy())
         shrunk = [rates.rates(entry) for entry in entries]
         statistics = replace(statistics, mean=_joined([one.rate_C for one in shrunk]))
         prior_mean = _joined([one.prior_C for one in shrunk])
