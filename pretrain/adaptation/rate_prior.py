@@ -2,10 +2,10 @@
 
 A unit of session s and region r has a mean count per bin that is gamma with mean m_s f_rs and shape a. m_s is the
 session's mean; f_rs, how much more a region's units fire than the session's, varies around f_r between sessions, and
-f_r around mu between regions; log m_s varies between sessions of a subject and between subjects. All are estimated by the
-method of moments (empirical Bayes): a from the squared coefficient of variation of rates within a region of a session,
-1 / a; the variance of f_rs by analysis of variance; that of f_r as DerSimonian and Laird (1986) do for studies of
-unequal precision. The posterior mean of a unit's rate is then
+f_r around mu between regions; log m_s varies between sessions of a subject and between subjects. All are estimated
+by the method of moments (empirical Bayes): a from the squared coefficient of variation of rates within a region of a
+session, 1 / a; the variance of f_rs by analysis of variance; that of f_r as DerSimonian and Laird (1986) do for studies
+of unequal precision. The posterior mean of a unit's rate is then
 
     (spikes + a) / (bins + a / (m_s f_rs)).
 

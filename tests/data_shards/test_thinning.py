@@ -1,5 +1,6 @@
 """A share of the samples: nested, the same everywhere, and all that statistics are made of."""
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -28,9 +29,10 @@ def test_less_is_a_subset_of_more_and_test_samples_stay(path: Path) -> None:
     thinned = {share: ThinnedCorpus(path, None, ["a1"], share) for share in (0.01, 0.1, 0.25, 0.5, 1.0)}
     for split in ("train", "valid"):
         rows = [set(corpus.rows_of("a1", split).tolist()) for corpus in thinned.values()]
-        assert all(less <= more for less, more in zip(rows, rows[1:]))
+        assert all(less <= more for less, more in itertools.pairwise(rows))
         everything = whole.rows_of("a1", split)
-        assert len(rows[0]) == 1 and rows[-1] == set(everything.tolist())
+        assert len(rows[0]) == 1
+        assert rows[-1] == set(everything.tolist())
         assert len(rows[3]) == round(0.5 * len(everything))
         assert (np.diff(thinned[0.5].rows_of("a1", split)) > 0).all()
     assert np.array_equal(thinned[0.1].rows_of("a1", "test"), whole.rows_of("a1", "test"))
@@ -62,7 +64,8 @@ def test_a_worker_process_sees_the_same(path: Path) -> None:
     assert np.array_equal(other.rows_of("a1", "train"), corpus.rows_of("a1", "train"))
     assert other.session("a1") == corpus.session("a1")
     joined = corpus.with_datasets([])
-    assert isinstance(joined, ThinnedCorpus) and joined.session("a1") == corpus.session("a1")
+    assert isinstance(joined, ThinnedCorpus)
+    assert joined.session("a1") == corpus.session("a1")
 
 
 def test_plans_and_passes_keep_to_the_chosen_samples(path: Path) -> None:

@@ -42,7 +42,8 @@ def test_random_effects_are_those_of_the_analysis_of_variance() -> None:
     made = RandomEffects.of(values, groups)
     # group means 2, 8, 12; within 2 a group; between = (mean square of groups - within) / 2
     within, between = 2.0, (2 * ((2 - 22 / 3) ** 2 + (8 - 22 / 3) ** 2 + (12 - 22 / 3) ** 2) / 2 - 2) / 2
-    assert made.within_K == pytest.approx(within) and made.between_K == pytest.approx(between)
+    assert made.within_K == pytest.approx(within)
+    assert made.between_K == pytest.approx(between)
     trust = between / (between + within / 2)
     assert made.means["a"] == pytest.approx(22 / 3 + trust * (2 - 22 / 3))
     mean_K, variance_K = made.expected("a")
@@ -105,4 +106,6 @@ def test_a_silent_session_has_the_rate_of_others() -> None:
     generator = np.random.default_rng(3)
     prior = learned([session(f"a{i}", *drawn(generator, 50)) for i in range(5)])
     made = prior.rates(session("b1", np.zeros(20), None, bins=40))
-    assert np.isfinite(made.rate_C).all() and (made.rate_C > 0.002).all() and (made.rate_C < 0.06).all()
+    assert np.isfinite(made.rate_C).all()
+    assert (made.rate_C > 0.002).all()
+    assert (made.rate_C < 0.06).all()

@@ -1,4 +1,4 @@
-"""Rows from data start better than random ones: on an animal that shares its latent system with those of pretraining."""
+"""Rows from data start better than random ones, on an animal that shares its latent system with known ones."""
 
 import copy
 from pathlib import Path
@@ -97,14 +97,15 @@ def test_a_unit_has_the_same_rows_wherever_it_stands(
 def test_the_reference_travels_with_the_model_and_need_not(known: NeuralModel, corpus: Corpus, tmp_path: Path) -> None:
     save(known, tmp_path / "model")
     read = load(tmp_path / "model").reference
-    assert read is not None and known.reference is not None
+    assert read is not None
+    assert known.reference is not None
     torch.testing.assert_close(read.covariance_GKK, known.reference.covariance_GKK)
     (tmp_path / "model" / REFERENCE_FILE).unlink()
     without = load(tmp_path / "model")
     assert without.reference is None
     _, made = started(without, corpus)
     assert made.sessions[NEW].method == "regions"
-    with pytest.raises(ValueError, match="start.method aligned: the model directory has no reference.safetensors"):
+    with pytest.raises(ValueError, match="aligned: the model directory has no reference"):
         started(without, corpus, method="aligned")
     (tmp_path / "model" / REFERENCE_FILE).write_bytes(b"cut")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
@@ -119,7 +120,8 @@ def test_regions_of_known_units_travel_and_are_not_needed(known: NeuralModel, tm
     for item in values["sessions"]:
         del item["regions"]  # as earlier versions wrote it
     old = type(known.registry).from_json(values)
-    assert old == known.registry and old.sessions[0].regions is None
+    assert old == known.registry
+    assert old.sessions[0].regions is None
     values["sessions"][0]["regions"] = ["CA1"]
     with pytest.raises(ValueError, match="1 regions for 30 units"):
         type(known.registry).from_json(values)
