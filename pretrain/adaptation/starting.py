@@ -31,8 +31,6 @@ from neurochorus.pretrain.training_data import TrainingData
 TURNS = 4
 "Rotations of a session's factors that are tried."
 SCORED_BATCHES = 4
-FEW_WINDOWS = 8
-"Below so many windows of the valid split, candidates are scored on the train split."
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,10 @@ def start_rows(
     prior = None
     if start.row_prior:
         bins_R = np.repeat([float(entry.train_bins) for entry in entries], [len(entry.units) for entry in entries])
-        bias_R = model.autoencoder.observation.initial_bias(prior_mean.float())
+        initial_bias = model.autoencoder.observation.initial_bias
+        # rows that are not centred on the latents' mean shift the bias at which a unit has its rate
+        began_R = model.autoencoder.unit_offsets.weight[first_row:, 0].detach().cpu()
+        bias_R = initial_bias(prior_mean.float()) + began_R - initial_bias(statistics.mean.float())
         prior = row_prior(model, known, first_row, log_rate_R, regions, bias_R, pseudo_spikes, bins_R, start.row_prior)
     model.autoencoder.row_prior = prior
     return RowStart(started, prior, None if rates is None else rates.shape)
@@ -233,8 +234,8 @@ class _Starter:
     @torch.no_grad()
     def _loss(self, entry: SessionEntry) -> float:
         """Of the model as it is on the session, a bin, in evaluation mode."""
-        valid = len(self.data.corpus.rows_of(entry.session_id, "valid"))
-        split = "valid" if valid >= FEW_WINDOWS else "train"
+        # aligned rows were made from the train split, where they would win however little they know
+        split = "valid" if len(self.data.corpus.rows_of(entry.session_id, "valid")) else "train"
         total, bins = torch.zeros(()), torch.zeros(())
         for batch in islice(self._batches(entry, split), SCORED_BATCHES):
             loss, count, _ = self.model.autoencoder(batch)
