@@ -1,6 +1,7 @@
 """Measure a model on a data set: reconstruction and rollout forecasts beside plain baselines, into metrics.json.
 
 python launch/evaluate.py --model EXPORT --data DIR --split test --out DIR/metrics.json
+python launch/evaluate.py --model EXPORT --data DIR --suite all --suite-set held_out_share=0.25 psth_smoothing_s=0.04
 """
 
 import importlib.util
@@ -15,17 +16,21 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.table import Table
 
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import select_sessions
-from neurochorus.data_shards.settings import parse_settings
+from neurochorus.data_shards.settings import apply_overrides, parse_settings
+from neurochorus.launch.evaluation_tables import result_tables
 from neurochorus.launch.options import add_sampling
 from neurochorus.models import load, read_training, set_sampling
 from neurochorus.models.missing_units import accept_missing_units, missing_units_note
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.evaluate import evaluate
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
+from neurochorus.pretrain.evaluation.suite.run import ALL
+from neurochorus.pretrain.evaluation.suite.settings import SUITES, SuiteSettings
+
+SETTINGS = tuple(SuiteSettings.__dataclass_fields__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for name in ("forecast", "reconstruction"):
-        Console().print(_shown(name, results))
-    Console().print(_calibration(results))
+    shown = Console()
+    for table in result_tables(results):
+        shown.print(table)
     print(f"metrics: {out}")
     return 0
 
@@ -62,6 +67,7 @@ def run(options: Any, console: Console) -> dict[str, Any]:
         )
     sessions = select_sessions(corpus.sessions if options.sessions else in_both, options.sessions)
     forecast = _forecast(options)
+    suite_settings = parse_settings(SuiteSettings, apply_overrides({}, options.suite_set), "--suite-set")
     beside = dict(_named(text, options.device) for text in options.beside)
     missing = accept_missing_units(model, [corpus.session(session_id) for session_id in sessions])
     for other in beside.values():
@@ -79,6 +85,8 @@ def run(options: Any, console: Console) -> dict[str, Any]:
             beside,
             options.recalibrate,
             progress=lambda session: status.update(f"evaluating {session}"),
+            suite=options.suite,
+            suite_settings=suite_settings,
         )
     results |= {"missing_units": missing} if missing else {}
     return {"model": str(options.model), "data": list(options.data), "command": sys.argv, **results}
@@ -99,39 +107,6 @@ def _named(text: str, device: str) -> tuple[str, Any]:
     return name, load(path, device)
 
 
-def _shown(name: str, results: dict[str, Any]) -> Table:
-    part = results[name]
-    spans = f"{results['horizon_bins']} bins from {results['context_bins']}" if name == "forecast" else "all bins"
-    table = Table(
-        title=f"{name}: {part['metric']}, {spans}, {results['split']} split, {len(results['sessions'])} sessions"
-    )
-    for column in ("row", "mean", "s.e. over sessions", "worst", "best"):
-        table.add_column(column, justify="left" if column == "row" else "right")
-    for row, values in part["rows"].items():
-        numbers = values["sessions"].values()
-        sem = "" if values["sem"] is None else f"{values['sem']:.4f}"
-        table.add_row(row, f"{values['mean']:.4f}", sem, f"{min(numbers):.4f}", f"{max(numbers):.4f}")
-    return table
-
-
-def _calibration(results: dict[str, Any]) -> Table:
-    """Coverage, spread and CRPS over all leads; by lead they are in the file."""
-    part = results["calibration"]
-    leads = f"leads of 1 to {results['horizon_bins']} bins, {results['samples']} samples"
-    table = Table(title=f"calibration: {leads}\ncalibrated: coverage = level, spread / error = 1")
-    for column in ("row", *(f"{100 * level:g} %" for level in part["levels"]), "spread", "CRPS"):
-        table.add_column(column, justify="left" if column == "row" else "right")
-    for what in ("latents", "units", "population"):
-        table.add_section()
-        table.add_row(f"[bold]{what}[/bold]")
-        for row, whats in part["rows"].items():
-            if what in whats:
-                figures = whats[what]["stretch"]
-                values = [*figures["coverage"]["mean"], figures["spread_skill"]["mean"], figures["crps"]["mean"]]
-                table.add_row(row, *("–" if value is None else f"{value:.3f}" for value in values))
-    return table
-
-
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="evaluate.py", description=__doc__)
     parser.add_argument("--model", required=True, help="model directory")
@@ -147,6 +122,21 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--recalibrate", action="store_true", help="also rows with the spread of latents fitted on the valid split"
+    )
+    parser.add_argument(
+        "--suite",
+        nargs="*",
+        default=[],
+        choices=[*SUITES, ALL],
+        metavar="PART",
+        help=f"more to measure, which takes longer: {', '.join(SUITES)}, or {ALL}",
+    )
+    parser.add_argument(
+        "--suite-set",
+        nargs="*",
+        default=[],
+        metavar="SETTING=VALUE",
+        help=f"settings of these parts (pretrain/evaluation/suite/settings.py): {', '.join(SETTINGS)}",
     )
     add_sampling(parser)
     parser.add_argument("--device", default="cpu")

@@ -16,6 +16,7 @@ from neurochorus.pretrain.evaluation.forecaster import (
     validation_loss,
     with_pseudo_spike,
 )
+from neurochorus.pretrain.evaluation.psth import Psth
 from neurochorus.pretrain.evaluation.ridge_forecasts import Ridge, RidgeAutoregression, RidgeMix
 
 
@@ -85,17 +86,23 @@ class TrailingMean(Forecaster):
         return (last_sum + prior_bins * self.means_C) / (last_bins + prior_bins)
 
 
-def all_baselines(modality: str) -> dict[str, Forecaster]:
-    """Fresh baselines of a modality by name, weakest first. Raises ValueError for an unknown modality."""
+def all_baselines(modality: str, aligned: bool = False) -> dict[str, Forecaster]:
+    """Fresh baselines of a modality by name, weakest first; the PSTH among them for trials that are aligned.
+
+    Raises ValueError for an unknown modality.
+    """
+    psth: dict[str, Forecaster] = {"psth": Psth(modality)} if aligned else {}
     if _known(modality) == "spikes":
         return {
             "train mean": TrainMean("spikes"),
+            **psth,
             "trailing mean": TrailingMean("spikes"),
             "ridge": Ridge(),
             "ridge mix": RidgeMix(),
         }
     return {
         "train mean": TrainMean("continuous"),
+        **psth,
         "persistence": Persistence(),
         "trailing mean": TrailingMean("continuous"),
         "ridge AR": RidgeAutoregression(),

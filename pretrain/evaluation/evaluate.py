@@ -5,12 +5,11 @@ units and bins of a session, its null each unit's mean over the evaluated bins (
 N windows, T context bins, H horizon bins, C units, S samples, L latent channels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.models import NeuralModel
@@ -21,8 +20,13 @@ from neurochorus.pretrain.evaluation.calibration import EnsembleScores
 from neurochorus.pretrain.evaluation.calibration_summary import calibration_summary
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
 from neurochorus.pretrain.evaluation.recalibration import inflation_factors
-from neurochorus.pretrain.evaluation.scored_forecast import batch_of, chunks, latent_scores, scored_forecasts
-from neurochorus.pretrain.evaluation.windows import Windows, read_windows
+from neurochorus.pretrain.evaluation.scored_forecast import latent_scores, scored_forecasts
+from neurochorus.pretrain.evaluation.suite.horizons import leads_within
+from neurochorus.pretrain.evaluation.suite.run import ScoredRates, Suite
+from neurochorus.pretrain.evaluation.suite.session_data import SessionData
+from neurochorus.pretrain.evaluation.suite.settings import SuiteSettings
+from neurochorus.pretrain.evaluation.suite.tables import finite, mean_and_sem
+from neurochorus.pretrain.evaluation.windows import read_windows
 
 DEFINITIONS = {
     "bits_per_spike": "(NLL(null) - NLL(model)) / (spikes ln 2), pooled over units and bins of a session; null: each "
@@ -30,6 +34,7 @@ DEFINITIONS = {
     "r2": "1 - residual / total sum of squares for each unit, averaged over units. Forecasts are free-running; values "
     "are means over samples.",
 }
+AUTOENCODER = "autoencoder"
 Inflation = dict[str, np.ndarray]
 "Row -> how much wider its samples have to be, by lead (H,)."
 
@@ -45,6 +50,7 @@ class SessionResult:
     reconstruction: dict[str, float]
     ensembles: dict[str, dict[str, EnsembleScores]]
     "Row -> latents, units, population, recalibrated latents -> scores."
+    why_no_psth: str | None
 
 
 def evaluate(
@@ -57,12 +63,15 @@ def evaluate(
     beside: Mapping[str, NeuralModel] | None = None,
     recalibrate: bool = False,
     progress: Callable[[str], None] = lambda session: None,
+    suite: Collection[str] = (),
+    suite_settings: SuiteSettings | None = None,
 ) -> dict[str, Any]:
     """Results of a model, of the `beside` models (row name -> model) and of the baselines, as plain values.
 
     Baselines are fitted on the train split, their settings chosen on the valid split. `recalibrate`: also how the
-    latents fare with their spread scaled by factors fitted on the valid split. Raises ValueError for
-    sessions that a model does not know or knows with other units, and for windows that do not fit.
+    latents fare with their spread scaled by factors fitted on the valid split. `suite`: further parts to measure
+    (`suite.settings.SUITES`, or `all`). Raises ValueError for sessions that a model does not know or knows with other
+    units, and for windows that do not fit.
     """
     models = {model.config.head: model, **(beside or {})}
     if len(models) <= len(beside or {}):
@@ -73,10 +82,19 @@ def evaluate(
             raise ValueError("recalibration is fitted on the valid split: evaluate it on another one, such as test")
         inflation = _fitted_inflation(models, corpus, sessions, forecast, seed, progress)
     results: dict[str, SessionResult] = {}
+    rows = {row: (models[name], head) for name, heads in _heads(models).items() for row, head in heads.items()}
+    measured = Suite(models, rows, suite, suite_settings)
+    if "horizons" in measured.names:
+        leads_within(measured.settings.leads_bins, forecast.horizon_bins)
     for session_id in sessions:
         progress(session_id)
-        results[session_id] = _evaluate_session(models, corpus, session_id, split, forecast, seed, inflation)
+        data = SessionData(corpus, session_id, split, forecast, seed)
+        results[session_id], rates = _evaluate_session(models, data, inflation)
+        measured.measure(data, rates)
     metric = "bits_per_spike" if corpus.modality == "spikes" else "r2"
+    forecasts = _table(metric, {name: result.forecast for name, result in results.items()})
+    forecasts["note"] = _without_psth(results)
+    reconstructions = _table(metric, {name: result.reconstruction for name, result in results.items()})
     return {
         "head": model.config.head,
         "modality": corpus.modality,
@@ -87,50 +105,46 @@ def evaluate(
         "horizon_bins": forecast.horizon_bins,
         "bin_s": corpus.bin_s,
         "covariates": {name: covariate.known for name, covariate in model.config.dynamics.covariates.items()},
-        "forecast": _table(metric, {name: result.forecast for name, result in results.items()}),
-        "reconstruction": _table(metric, {name: result.reconstruction for name, result in results.items()}),
+        "forecast": forecasts,
+        "reconstruction": reconstructions,
         "calibration": calibration_summary(_by_row(results), forecast.samples, inflation),
         "sessions": {
             name: {"subject": result.subject, "windows": result.windows, "units": result.units}
             for name, result in results.items()
         },
+        **measured.results(
+            {"forecast": (model.config.head, forecasts), "reconstruction": (AUTOENCODER, reconstructions)}
+        ),
     }
 
 
 def _evaluate_session(
-    models: Mapping[str, NeuralModel],
-    corpus: Corpus,
-    session_id: str,
-    split: str,
-    forecast: ForecastSection,
-    seed: int,
-    inflation: Inflation,
-) -> SessionResult:
-    bins = forecast.context_bins + forecast.horizon_bins
-    entry = corpus.session(session_id)
-    read = {name for model in models.values() for name in model.config.dynamics.covariates}
-    windows = read_windows(corpus, session_id, split, bins, read)
-    future = windows.signal_NTC[:, forecast.context_bins :]
-    measure = bits_per_spike if corpus.modality == "spikes" else r2
+    models: Mapping[str, NeuralModel], data: SessionData, inflation: Inflation
+) -> tuple[SessionResult, ScoredRates]:
+    entry = data.corpus.session(data.session_id)
     for model in models.values():
         model.registry.rows(entry)
         refuse_other_widths([entry], model.config.dynamics.covariate_columns)
-    rows: dict[str, float] = {}
+    windows = data.windows(data.split)
+    future = windows.signal_NTC[:, data.forecast.context_bins :]
+    measure = bits_per_spike if data.spikes else r2
+    learned: dict[str, np.ndarray] = {}
     ensembles: dict[str, dict[str, EnsembleScores]] = {}
     for name, heads in _heads(models).items():
-        made = scored_forecasts(models[name], heads, session_id, windows, forecast, seed, inflation)
-        rows |= {row: measure(future, one.rates_NHC) for row, one in made.items()}
+        made = scored_forecasts(models[name], heads, data.session_id, windows, data.forecast, data.seed, inflation)
+        learned |= {row: one.rates_NHC for row, one in made.items()}
         ensembles |= {row: one.scores for row, one in made.items()}
-    rows |= _baseline_rows(corpus, session_id, windows, forecast, measure)
-    first = next(iter(models.values()))
-    return SessionResult(
+    rates = ScoredRates(learned, _baseline_forecasts(data), _reconstructions(next(iter(models.values())), data))
+    result = SessionResult(
         subject=entry.subject_id,
         windows=len(windows.keys),
         units=len(windows.unit_ids),
-        forecast=rows,
-        reconstruction=_reconstruction_rows(first, corpus, session_id, windows, bins, measure),
+        forecast={row: measure(future, values) for row, values in rates.forecast.items()},
+        reconstruction={row: measure(windows.signal_NTC, values) for row, values in rates.reconstruction.items()},
         ensembles=ensembles,
+        why_no_psth=data.why_not_aligned,
     )
+    return result, rates
 
 
 def _heads(models: Mapping[str, NeuralModel]) -> dict[str, dict[str, str | None]]:
@@ -173,40 +187,33 @@ def _by_row(results: Mapping[str, SessionResult]) -> dict[str, dict[str, dict[st
     }
 
 
-def _baseline_rows(
-    corpus: Corpus, session_id: str, windows: Windows, forecast: ForecastSection, measure: Callable[..., float]
-) -> dict[str, float]:
-    context = forecast.context_bins
-    bins = context + forecast.horizon_bins
-    train = read_windows(corpus, session_id, "train", bins).signal_NTC
-    valid = read_windows(corpus, session_id, "valid", bins).signal_NTC
-    future = windows.signal_NTC[:, context:]
-    rows = {}
-    for name, baseline in all_baselines(corpus.modality).items():
+def _baseline_forecasts(data: SessionData) -> dict[str, np.ndarray]:
+    """Expected signal over the horizon by every baseline, (N, H, C)."""
+    context = data.forecast.context_bins
+    train, valid, test = (data.windows(split).signal_NTC for split in ("train", "valid", data.split))
+    made = {}
+    for name, baseline in all_baselines(data.corpus.modality, data.aligned).items():
         baseline.fit(train[:, :context], train[:, context:], valid[:, :context], valid[:, context:])
-        rows[name] = measure(future, baseline.predict(windows.signal_NTC[:, :context]))
-    return rows
+        made[name] = baseline.predict(test[:, :context])
+    return made
 
 
-def _reconstruction_rows(
-    model: NeuralModel, corpus: Corpus, session_id: str, windows: Windows, bins: int, measure: Callable[..., float]
-) -> dict[str, float]:
-    parts = [model.reconstruct(batch_of(model, session_id, windows, chunk)).cpu().numpy() for chunk in chunks(windows)]
-    train_mean = read_windows(corpus, session_id, "train", bins).signal_NTC.mean(axis=(0, 1))
-    expected = np.broadcast_to(train_mean, windows.signal_NTC.shape)
-    return {
-        "autoencoder": measure(windows.signal_NTC, np.concatenate(parts)),
-        "train mean": measure(windows.signal_NTC, expected),
-    }
+def _reconstructions(model: NeuralModel, data: SessionData) -> dict[str, np.ndarray]:
+    """Expected signal over all bins by the autoencoder, which reads them, and by the train mean, (N, T, C)."""
+    train_mean_C = data.windows("train").signal_NTC.mean(axis=(0, 1))
+    expected = np.broadcast_to(train_mean_C, data.windows(data.split).signal_NTC.shape)
+    return {AUTOENCODER: data.rates(model, data.split), "train mean": expected}
+
+
+def _without_psth(results: Mapping[str, SessionResult]) -> str:
+    reasons = {name: result.why_no_psth for name, result in results.items() if result.why_no_psth}
+    return "; ".join(f"no psth in {name}: {reason}" for name, reason in reasons.items())
 
 
 def _table(metric: str, values: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Rows with the value of each session, their mean and its standard error over sessions."""
-    names = list(next(iter(values.values())))
+    """Rows with the value of each session (None without), their mean and its standard error over sessions."""
     rows = {}
-    for row in names:
-        sessions = {session: float(one[row]) for session, one in values.items()}
-        numbers = torch.tensor(list(sessions.values()), dtype=torch.float64)
-        sem = float(numbers.std() / len(numbers) ** 0.5) if len(numbers) > 1 else None
-        rows[row] = {"mean": float(numbers.mean()), "sem": sem, "sessions": sessions}
+    for row in dict.fromkeys(row for one in values.values() for row in one):
+        sessions = {session: finite(one.get(row)) for session, one in values.items()}
+        rows[row] = {**mean_and_sem(sessions), "sessions": sessions}
     return {"metric": metric, "definition": DEFINITIONS[metric], "rows": rows}
