@@ -59,6 +59,10 @@ class Corpus:
     def __reduce__(self) -> tuple[Any, ...]:
         return Corpus, (self.datasets, self._asked_bin_s)
 
+    def with_datasets(self, more: Sequence[ShardDataset]) -> "Corpus":
+        """Return a corpus that reads further data sets too, after its own."""
+        return Corpus([*self.datasets, *more], self._asked_bin_s)
+
     @property
     def modality(self) -> str:
         """`spikes` or `continuous`."""

@@ -31,6 +31,8 @@ class SessionRows:
     unit_ids: list[str]
     unit_hash: str
     first_row: int
+    regions: list[str] | None = field(default=None, compare=False)
+    """Region of each unit, "" where it is not known; None: not known of any, as in models of earlier versions."""
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -78,6 +80,7 @@ class UnitRegistry:
                     unit_ids=ids,
                     unit_hash=unit_hash(ids),
                     first_row=next_row,
+                    regions=regions_of(entry),
                 )
             )
             known.add(entry.session_id)
@@ -178,6 +181,11 @@ class UnitRegistry:
                 )
             if len(set(session.unit_ids)) != len(session.unit_ids) or unit_hash(session.unit_ids) != session.unit_hash:
                 raise ValueError(f"{where}: unit_hash does not fit unit_ids: take the file from the export again")
+            if session.regions is not None and len(session.regions) != len(session.unit_ids):
+                raise ValueError(
+                    f"{where}: {len(session.regions)} regions for {len(session.unit_ids)} units: take the file from the "
+                    "export again"
+                )
             sessions.append(session)
             next_row += len(session.unit_ids)
         ids = [session.session_id for session in sessions]
@@ -193,6 +201,15 @@ class UnitRegistry:
     @cached_property
     def _subject_places(self) -> dict[str, int]:
         return {subject: place for place, subject in enumerate(self.subjects, start=1)}
+
+
+def regions_of(entry: SessionEntry) -> list[str] | None:
+    """Return the region of each unit as text, "" where the data set does not say; None when it says of none."""
+    values = entry.units.columns.get("region")
+    if values is None:
+        return None
+    texts = ["" if value is None or value != value else str(value) for value in values]  # NaN differs from itself
+    return texts if any(texts) else None
 
 
 def _unit_difference(where: str, entry: SessionEntry, own: SessionRows) -> str:

@@ -24,6 +24,7 @@ from neurochorus.models.latent_penalties import mean_square, roughness
 from neurochorus.models.observations import observation_for
 from neurochorus.models.observations.spike_history import filtered_past
 from neurochorus.models.posterior import INITIAL_LOG_SD, Posterior
+from neurochorus.models.row_prior import RowPrior
 from neurochorus.models.time_windows import before, known_next, mean_of_next, sum_of_others, sum_so_far
 from neurochorus.models.units import Table, UnitRows, read_in, read_out
 
@@ -62,6 +63,7 @@ class Autoencoder(nn.Module):
         self.decoder = PointwiseMap(config.latents, config.decoder_hidden) if config.decoder_hidden else None
         self.future_maps = nn.Parameter(torch.eye(config.latents).repeat(len(config.future_weights), 1, 1))
         self.gain_strength = nn.Parameter(torch.tensor([math.log(math.expm1(7.0))]))  # softplus gives 7 bins
+        self.row_prior: RowPrior | None = None
         with torch.no_grad():
             self.unit_offsets.weight[1:] = self.initial_offsets(unit_mean[1:])
             self.to_latent.bias[config.latents :] = INITIAL_LOG_SD
@@ -182,7 +184,7 @@ class Autoencoder(nn.Module):
             torch.arange(target_BTC.shape[1], device=target_BTC.device) >= self.config.burn_in_bins
         )
         parts = self._decoding_parts(read_BTL, batch.signal_BTC, target_BTC, scored_BT, weight_BTC, units)
-        parts |= self._penalties(posterior, batch.bin_mask_BT, units)
+        parts |= self._penalties(posterior, batch, units)
         count = scored_BT.sum()
         return torch.stack(list(parts.values())).sum(), count, {name: part.detach() for name, part in parts.items()}
 
@@ -237,8 +239,8 @@ class Autoencoder(nn.Module):
                 parts[f"future_{bins}"] = weight * summed(loss_BTC, mask_BT, unit_weight_B1C)
         return parts
 
-    def _penalties(self, posterior: Posterior, bin_mask_BT: Tensor, units: UnitRows) -> dict[str, Tensor]:
-        config, parts = self.config, {}
+    def _penalties(self, posterior: Posterior, batch: Batch, units: UnitRows) -> dict[str, Tensor]:
+        config, parts, bin_mask_BT = self.config, {}, batch.bin_mask_BT
         if config.latent_l2:
             parts["latent_l2"] = config.latent_l2 * mean_square(posterior.mean_BTL, bin_mask_BT)
         if config.latent_smoothness:
@@ -250,6 +252,9 @@ class Autoencoder(nn.Module):
             share = units.mask_BC.float().unsqueeze(-1) / units.mask_BC.sum()
             rows = (units.read_in_BCD.square() * share).sum() + (units.read_out_BCL.square() * share).sum()
             parts["rows"] = config.row_penalty * rows * bin_mask_BT.sum()
+        if self.row_prior is not None and self.training:  # a score of held-out data is of the data alone
+            scale_B = self.observation.loss_scale(units.mean_BC, units.mask_BC)
+            parts["row_prior"] = (self.row_prior(batch.unit_rows_BC, units, scale_B) * bin_mask_BT.sum(dim=-1)).sum()
         return parts
 
     @torch.no_grad()

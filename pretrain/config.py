@@ -44,6 +44,11 @@ class DataSection:
     """Each `mixture` is drawn in proportion to (number of windows) ** alpha; 0 gives all the same weight."""
     weights: dict[str, float] = field(default_factory=dict)
     """Pattern of sessions, `subject:PATTERN` or `dataset:PATTERN` -> factor on the weight of each session."""
+    fraction: float = 1.0
+    """Share of each session's train and valid samples that is used, at least one of each, and of which the statistics
+    of its units are made; 0.1 is a subset of 0.25."""
+    fraction_seed: int = 0
+    """Which samples those are."""
     augment: list[AugmentStep] = field(default_factory=list)
     """Changes made to what is trained on, in this order, such as [{name: unit_dropout, share: 0.1}]."""
     workers: int = 1
@@ -62,6 +67,8 @@ class DataSection:
         )
         if self.bin_s is not None and not self.bin_s > 0:
             found.append(f"bin_s: expected a positive number of seconds or null, found {self.bin_s}")
+        if not 0 < self.fraction <= 1:
+            found.append(f"fraction: expected a share above 0, at most 1, found {self.fraction}")
         if self.bin_s is None and any(step.name == "bin_jitter" for step in self.augment):
             found.append("augment: bin_jitter moves bins made of several stored ones: set bin_s to their width")
         return found + ([] if self.window_bins is None or self.window_bins > 0 else ["window_bins: expected 1 or more"])

@@ -29,12 +29,13 @@ def run_fingerprint(
     config: RunConfig, data: TrainingData, stage: str, further: Mapping[str, Any] | None = None
 ) -> Fingerprint:
     """The fingerprint of one stage of a run; `further`: settings besides those of `config` that must not change."""
+    thinning = () if config.data.fraction == 1 else ("fraction", "fraction_seed")
     train = {k: v for k, v in settings_to_dict(config.train).items() if k not in FREE_OF_TRAIN}
     chosen = {
         "model": settings_to_dict(config.model),
         stage: settings_to_dict(getattr(config, stage)),
         "train": train,
-        "data": {k: v for k, v in settings_to_dict(config.data).items() if k in OF_DATA},
+        "data": {k: v for k, v in settings_to_dict(config.data).items() if k in OF_DATA or k in thinning},
         "run": {"seed": config.run.seed, "init": config.run.init},
         **(further or {}),
     }

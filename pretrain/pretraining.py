@@ -115,6 +115,7 @@ class Trainer:
             "ranks": self.ranks.world,
             "window_bins": config.data.window_bins,
             "bin_s": self.data.corpus.bin_s,
+            "fraction": config.data.fraction,
             "forecast": settings_to_dict(config.forecast),
             **more,
         }

@@ -11,6 +11,7 @@ from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.recording import SPLITS
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
+from neurochorus.data_shards.thinning import ThinnedCorpus
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
 
@@ -24,8 +25,13 @@ class TrainingData:
 
     @classmethod
     def open(cls, config: RunConfig) -> "TrainingData":
-        corpus = Corpus(config.data.paths, config.data.bin_s)
-        return cls(corpus, select_sessions(corpus.sessions, config.data.sessions, config.data.exclude))
+        """Raises ValueError for data that cannot be read and for patterns that match no session."""
+        given = config.data
+        corpus = Corpus(given.paths, given.bin_s)
+        chosen = select_sessions(corpus.sessions, given.sessions, given.exclude)
+        if given.fraction < 1:
+            corpus = ThinnedCorpus(corpus.datasets, given.bin_s, chosen, given.fraction, given.fraction_seed)
+        return cls(corpus, chosen)
 
     @property
     def entries(self) -> list[SessionEntry]:

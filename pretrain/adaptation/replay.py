@@ -67,7 +67,7 @@ class ReplayedData(TrainingData):
         chosen = select_sessions(candidates, section.sessions, section.exclude)
         for session_id in chosen:
             registry.rows(old.session(session_id))
-        corpus = Corpus([*new.corpus.datasets, *_others(new.corpus.datasets, old.datasets)], bin_s)
+        corpus = new.corpus.with_datasets(_others(new.corpus.datasets, old.datasets))
         return cls(corpus, new.session_ids, new, chosen, section.share)
 
     def plan(self, config: RunConfig, stage: str) -> SamplePlan:
