@@ -50,7 +50,7 @@ def show(found: Preview, config: FinetuneConfig, console: Console) -> None:
         console.print(
             f"{stage}: {section.steps:,} steps; {moving:,} parameters move, {found.frozen[stage]:,} stay as they are"
         )
-        for group in groups:
+        for group in sorted(groups, key=lambda group: group.begins):
             late = f", from step {group.begins * section.steps:.0f} on" if group.begins else ""
             rate = section.learning_rate * group.factor
             console.print(f"  {group.name}: {group.parameters:,}, learning rate {rate:.3g}{late}")

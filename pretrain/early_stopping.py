@@ -102,7 +102,7 @@ class EarlyStopping:
         if first and self.windows < LEAST_WINDOWS:
             self._say(
                 f"stop: the valid split of the new sessions has {self.windows} windows, fewer than {LEAST_WINDOWS}: "
-                f"its loss is {self._shown()}, and differences below that choose by chance"
+                f"its loss is {self._shown()}, and the choice of the best step is as uncertain"
             )
 
     def best_weights(self) -> dict[str, Tensor]:

@@ -163,7 +163,14 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
         restore_old_rows(model, prepared.old_state, config.adapt == "rows", trained, prepared.known)
         if ranks.first:
             facts = adaptation_facts(
-                config.model, prepared.base_weights, prepared.mode, run, data, trainer.endings, replay_rows
+                config.model,
+                prepared.base_weights,
+                prepared.known,
+                prepared.mode,
+                run,
+                data,
+                trainer.endings,
+                replay_rows,
             )
             base = {"base_model": read_training(config.model), "sessions_before": prepared.known}
             model.requires_grad_(True)

@@ -96,14 +96,13 @@ def _train(
     start, seen, trouble = _resume(checkpoints, engine, run, stage.name)
     batches = run.batches_from(seen)
     order = GradientOrder(stage, ranks)
-    run.watch.begin(stage.name, start, run.section.steps, ranks.device)
+    ended = run.early is not None and run.early.spent  # before, when another stage is to be resumed
+    run.watch.begin(stage.name, start, start if ended else run.section.steps, ranks.device)
     stage.train()
     if run.early is not None and validation is not None and not run.early.begun:
         hang.at(f"{stage.name}: evaluating")
         run.early.note(start, validation.scores(engine), engine.state_dict)
-    for step in range(start, run.section.steps):
-        if run.early is not None and run.early.spent:  # it ended before, and another stage is to be resumed
-            break
+    for step in range(start, start if ended else run.section.steps):
         hang.at(f"{stage.name} step {step + 1}: reading data")
         waiting = time.perf_counter()
         micro_batches = [next(batches).to(ranks.device, non_blocking=True) for _ in range(engine.accumulation)]

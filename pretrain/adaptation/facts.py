@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from neurochorus.models import read_training
 from neurochorus.pretrain.adaptation.enough_data import minutes_of, windows_of
 from neurochorus.pretrain.adaptation.modes import Mode
 from neurochorus.pretrain.adaptation.replay import ReplayedData
@@ -16,6 +15,7 @@ BASE_WEIGHTS = "base_weights"
 def adaptation_facts(
     base: str,
     base_weights: str,
+    base_sessions: int,
     mode: Mode,
     config: RunConfig,
     data: TrainingData,
@@ -28,7 +28,7 @@ def adaptation_facts(
     return {
         "base": base,
         BASE_WEIGHTS: base_weights,
-        "base_sessions": len(read_training(base).get("sessions", [])),
+        "base_sessions": base_sessions,
         "mode": mode.name,
         "numbers": mode.numbers(),
         "sessions": {

@@ -56,7 +56,11 @@ class Mode:
         """What a model card says of the mode."""
         match self.name:
             case "lora":
-                own = {"rank": self.lora.rank, "alpha": self.lora.alpha, "targets": self.lora.targets}
+                own: dict[str, object] = {
+                    "rank": self.lora.rank,
+                    "alpha": self.lora.alpha,
+                    "targets": self.lora.targets,
+                }
             case "unfreeze":
                 begins = self.unfreeze.begins
                 own = {"last": self.unfreeze.last} if begins is None else {"begins": begins}

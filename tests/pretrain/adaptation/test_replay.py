@@ -91,15 +91,17 @@ def save_with_old_rows(prepared: Prepared, path: Path, base: Path) -> None:
 def test_old_rows_are_read_as_they_were_even_if_they_decay(base: Path) -> None:
     """Weight decay reaches them in the optimizer; with replay they must not act otherwise for it."""
     prepared = full(base, base / "base", replay={"path": str(base / "data"), **REPLAY})
-    table = prepared.stage("autoencoder").trained.read_in_rows
+    table = dict(tables_of(prepared.stage("autoencoder").trained))["read_in_rows"]
     rows = torch.tensor([1, 5, 13, 14, 16])
     before = table(rows)
     with torch.no_grad():
         table.weight.mul_(0.5)
     torch.testing.assert_close(table(rows), torch.cat((before[:3], 0.5 * before[3:])), rtol=0, atol=0)
     table(rows).sum().backward()
-    assert (table.weight.grad[:14] == 0).all()
-    assert (table.weight.grad[[14, 16]] == 1).all()
+    gradient = table.weight.grad
+    assert gradient is not None
+    assert (gradient[:14] == 0).all()
+    assert (gradient[[14, 16]] == 1).all()
 
 
 def test_rows_of_replayed_sessions_alone_may_keep_what_they_learned(base: Path) -> None:
