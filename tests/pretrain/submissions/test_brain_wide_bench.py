@@ -96,7 +96,7 @@ def test_predictions_of_every_test_window_are_scored_by_the_benchmarks_formulas(
     assert {key: metadata[key] for key in ("label", "task", "seed", "recording_id", "unit_filtering")} == {
         "label": "ours", "task": f"ts2-{task}", "seed": "43", "recording_id": EID, "unit_filtering": "selected_units"
     }  # fmt: skip
-    targets = torch.from_numpy(recording.counts(starts, 50)[:, -bins:][..., units].astype(np.float32))
+    targets = torch.from_numpy(recording.counts(starts, 50)[:, -bins:][..., units].astype(np.float32)).contiguous()
     bits, d2 = scored(found["predictions"], targets)
     assert -5 < bits < 0.1  # untrained
     assert np.isfinite(d2)
