@@ -43,22 +43,6 @@ from neurochorus.pretrain.finetuning import FinetuneConfig
 ADAPTED = "pretrained, "
 
 
-def add_comparing(parser: Any) -> None:
-    """Options of the comparison."""
-    parser.add_argument("--compare", choices=["scratch"], default=None, help="train every arm, and compare them")
-    parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.25, 0.5, 1.0], help="of the target data")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1], help="of training, and of which samples are used"
-    )
-    parser.add_argument("--arms", nargs="+", default=["rows", "lora", "full"], help="rows, lora, unfreeze, full")
-    parser.add_argument("--scratch-config", default=None,
-                        help="run whose learning rates are used from nothing; default: config.yaml beside the model")  # fmt: skip
-    parser.add_argument("--small", nargs="+", default=None, metavar="WIDTH:BLOCKS:LATENTS",
-                        help="sizes of which the best on the valid split is the small model; default: three")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
-    parser.add_argument("--ranks", type=int, default=1, help="processes of each training")
-
-
 def compare(options: Any, values: Mapping[str, Any]) -> int:
     """Run the comparison; `values`: settings of the adaptation. Returns the exit status."""
     try:

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
-from neurochorus.launch.comparing import add_comparing, compare
+from neurochorus.launch.options import add_comparing
 from neurochorus.launch.training import run_training
 from neurochorus.pretrain.adaptation.preview import Preview, preview
 from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
     if options.compare is not None:
+        from neurochorus.launch.comparing import compare  # what it needs takes seconds to import
+
         return compare(options, _values(options))
 
     def configure() -> FinetuneConfig:

@@ -52,7 +52,7 @@ class RatePrior:
     shape: float
     "a: what the prior is worth, in spikes."
     factors: dict[str, Factor]
-    'Region -> its factor; "" is a region that is not known.'
+    "Region -> its factor; \"\" is a region that is not known."
     sessions: RandomEffects
     "Log mean rates of sessions, by subject."
 
@@ -139,7 +139,9 @@ def _factors(relative: Sequence[np.ndarray], groups: Sequence[str]) -> dict[str,
     return found | {"": Factor(overall, within + between)}
 
 
-def _between_sessions(sizes_G: np.ndarray, means_G: np.ndarray, number_G: np.ndarray, unit_variance: float) -> float:
+def _between_sessions(
+    sizes_G: np.ndarray, means_G: np.ndarray, number_G: np.ndarray, unit_variance: float
+) -> float:
     """Variance of a region's factor between sessions, by analysis of variance."""
     sizes_R = np.bincount(number_G, sizes_G)
     means_R = np.bincount(number_G, sizes_G * means_G) / sizes_R
