@@ -35,7 +35,9 @@ from neurochorus.pretrain.adaptation.session_rows import (
     spread_of_rows,
     with_rows,
 )
+from neurochorus.pretrain.adaptation.streaming_file import StreamState
 
+KEPT_SETTINGS = ("window_bins", "drift", "held_back", "learning_rate", "batch_windows")
 LEAST_WINDOWS = 4
 CHECKS = 4
 
@@ -169,9 +171,18 @@ class StreamingRows:
 
     def save(self, path: str | Path) -> None:
         """Write rows, anchor, buffer and settings to a safetensors file, to be read by `restore`."""
-        from neurochorus.pretrain.adaptation.streaming_file import write_state
-
-        write_state(self, Path(path))
+        signal_TC, stretch_T = self.recent.in_order()
+        StreamState(
+            session_id=self.session_id,
+            unit_hash=self._model.registry.session(self.session_id).unit_hash,
+            room_bins=self.recent.room,
+            settings={name: getattr(self, name) for name in KEPT_SETTINGS},
+            training=self.training,
+            rows=self.rows,
+            anchor=self.anchor,
+            signal_TC=signal_TC,
+            stretch_T=stretch_T,
+        ).write(Path(path))
 
     @classmethod
     def restore(cls, path: str | Path, model: NeuralModel, **settings: Any) -> "StreamingRows":
@@ -179,9 +190,26 @@ class StreamingRows:
 
         Raises ValueError for another kind of file, another session or units, or another model.
         """
-        from neurochorus.pretrain.adaptation.streaming_file import read_state
-
-        return read_state(cls, Path(path), model, settings)
+        state = StreamState.read(Path(path))
+        session = model.registry.session(state.session_id)
+        if session.unit_hash != state.unit_hash:
+            raise ValueError(
+                f"{path}: session {session.session_id!r} has other units in the model (hash {session.unit_hash}, in "
+                f"the file {state.unit_hash}): give the model that the stream began with"
+            )
+        own = rows_of(model, session.session_id)
+        if own.keys() != state.anchor.keys() or any(not torch.equal(state.anchor[n].to(own[n]), own[n]) for n in own):
+            raise ValueError(
+                f"{path}: its stream began with other rows of session {session.session_id!r} than those of this "
+                "model: give the model that it began with"
+            )
+        minutes = state.room_bins * session.bin_s / 60
+        made = cls(model, session.session_id, **{"minutes": minutes, **state.settings, **settings})
+        made.training = state.training
+        made.take_over(state.rows)
+        for number, stretch in enumerate(np.split(state.signal_TC, np.flatnonzero(np.diff(state.stretch_T)) + 1)):
+            made.recent.push(stretch, continues=number == 0)  # its columns are in the order of training already
+        return made
 
     def export(self, path: str | Path) -> Path:
         """Write the model with the latest rows as a model directory."""

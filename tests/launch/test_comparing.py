@@ -8,14 +8,15 @@ import pytest
 import yaml
 
 from neurochorus.data_shards.settings import parse_settings, read_settings
+from neurochorus.launch import commands, finetune, pretrain, shard
 from neurochorus.launch.comparing import _keep_to_settings, _names, prepare
 from neurochorus.launch.comparing_parts import Comparison, Size, default_sizes, scratch_settings
-from neurochorus.models import AutoencoderConfig, ModelConfig, TransformerConfig, load, save
+from neurochorus.models import AutoencoderConfig, ModelConfig, TransformerConfig, load, read_training
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.evaluation.evaluate import evaluate
 from neurochorus.pretrain.evaluation.transfer import baseline_values, forecast_value
 from neurochorus.pretrain.finetuning import FinetuneConfig
-from tests.launch.test_pipeline import CONFIG, RECIPE, command, succeed
+from tests.launch.test_pipeline import CONFIG, RECIPE
 from tests.models.conftest import small_model
 from tests.pretrain.suite_corpus import FORECAST, write_suite_corpus
 
@@ -114,21 +115,39 @@ def test_the_forecast_is_that_of_evaluate(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_command_and_going_on_with_it(tmp_path: Path) -> None:
+def test_the_whole_command_and_going_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[str] = []
+
+    def in_this_process(words: list[str], title: str, log: Path | None = None) -> float:
+        trained.append(title)
+        assert {"finetune.py": finetune, "pretrain.py": pretrain}[Path(words[1]).name].main(words[2:]) == 0
+        return 0.0
+
+    monkeypatch.setattr(commands, "run", in_this_process)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("workers: 1", "workers: 0").replace("stage: 2", "stage: 0"))
     (tmp_path / "finetune.yaml").write_text(FINETUNE)
-    data = tmp_path / "data"
-    succeed("shard.py", "--recipe", tmp_path / "recipe.yaml", "--out", data)
-    succeed("pretrain.py", "--config", tmp_path / "config.yaml", f"run.dir={tmp_path / 'run'}", f"data.path={data}")
-    words = ["finetune.py", "--model", tmp_path / "run" / "export", "--data", data, "--sessions", "subject:bee",
-             "--config", tmp_path / "finetune.yaml", "--out", tmp_path / "out", "--compare", "scratch",
-             "--arms", "rows", "full", "--small", "8:1:2", "8:1:4", "--jobs", "2"]  # fmt: skip
-    first = succeed(*words, "--fractions", "0.5", "--seeds", "0")
-    assert first.count("== 50 % of the data") == 2 + 1 + 2 + 2
-    again = succeed(*words, "--fractions", "0.5", "1", "--seeds", "0", "1")
-    assert "== 50 % of the data, seed 0" not in again  # kept
-    results = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    data, out = str(tmp_path / "data"), tmp_path / "out"
+    assert shard.main(["--recipe", str(tmp_path / "recipe.yaml"), "--out", data]) == 0
+    assert (
+        pretrain.main(["--config", str(tmp_path / "config.yaml"), f"run.dir={tmp_path}/run", f"data.path={data}"]) == 0
+    )
+    words = ["--model", f"{tmp_path}/run/export", "--data", data, "--sessions", "subject:bee", "--out", str(out)]
+    words += ["--config", str(tmp_path / "finetune.yaml"), "--compare", "scratch", "--small", "8:1:2", "8:1:4"]
+    assert finetune.main([*words, "--arms", "rows", "--fractions", "0.5", "--seeds", "0"]) == 0
+    assert trained == [f"50 % of the data, seed 0: {name}" for name in (
+        "rows", "scratch-jointly", "scratch-bee_s1", "scratch-bee_s2", "scratch-small-8-1-2", "scratch-small-8-1-4"
+    )]  # fmt: skip
+    trained.clear()
+    assert finetune.main([*words, "--arms", "rows", "full", "--fractions", "0.5", "1", "--seeds", "0", "1"]) == 0
+    # what was there is kept; of the sizes only the best one is trained with further seeds
+    assert [title for title in trained if title.startswith("50 % of the data, seed 0")] == [
+        "50 % of the data, seed 0: full"
+    ]
+    assert len([title for title in trained if "small" in title]) == 1 + 2 + 1
+    results = json.loads((out / "transfer.json").read_text())
     assert (results["fractions"], results["seeds"]) == ([0.5, 1.0], [0, 1])
     sessions = ["bee_s1", "bee_s2"]
     assert list(results["arms"]) == ["pretrained, rows", "pretrained, full", "scratch, jointly",
@@ -139,16 +158,14 @@ def test_the_whole_command_and_going_on_with_it(tmp_path: Path) -> None:
         }
     assert results["trials"] == {"0.5": dict.fromkeys(sessions, 9), "1": dict.fromkeys(sessions, 18)}
     assert set(results["baselines"]) == {"train mean", "trailing mean", "ridge", "ridge mix"}
-    assert {(one["fraction"], one["better_row"], one["than_row"]) for one in results["comparisons"]} != set()
     assert len(results["comparisons"]) == 2 * 2 * 3
     assert set(results["small"]["1"]["valid"]) == {"8:1:2", "8:1:4"}
-    assert (tmp_path / "out" / "transfer.png").read_bytes()[:4] == b"\x89PNG"
-    assert "| pretrained, rows |" in (tmp_path / "out" / "transfer.md").read_text()
-    other = command(*words, "--set", "autoencoder.steps=8")
-    assert other.returncode == 1
-    assert "made with other settings (finetune, scratch)" in other.stderr
-    # the model of a part is an export like any other
-    assert (
-        load(tmp_path / "out" / "fraction1" / "seed0" / "full" / "export").registry.sessions[-1].session_id == "bee_s2"
-    )
-    save(load(tmp_path / "run" / "export"), tmp_path / "copy")
+    assert (out / "transfer.png").read_bytes()[:4] == b"\x89PNG"
+    assert "| pretrained, rows |" in (out / "transfer.md").read_text()
+    full = load(out / "fraction1" / "seed0" / "full" / "export")
+    assert [session.session_id for session in full.registry.sessions] == ["ant_s1", "ant_s2", *sessions]
+    scratch = read_training(out / "fraction0.5" / "seed1" / "scratch-bee_s1" / "export")
+    assert (scratch["sessions"], scratch["fraction"], scratch["autoencoder"]["steps"]) == (["bee_s1"], 0.5, 7)
+    capsys.readouterr()
+    assert finetune.main([*words, "--set", "autoencoder.steps=8"]) == 1
+    assert "made with other settings (finetune, scratch)" in capsys.readouterr().err

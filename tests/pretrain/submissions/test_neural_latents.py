@@ -46,8 +46,7 @@ def nlb_bits_per_spike(rates: np.ndarray, spikes: np.ndarray) -> float:
 
 def nlb_evaluate(targets: dict[str, np.ndarray], path: Path) -> dict[str, float]:
     """What nlb_tools/evaluation.py `evaluate` reads of a group and scores, for co-bps and fp-bps."""
-    with h5py.File(path, "r") as file:
-        group = {key: file[NAME][key][()].astype("float") for key in file[NAME]}  # type: ignore[index]
+    group = {key: rates.astype("float") for key, rates in read_submission(path)[NAME].items()}
     np.concatenate([group["eval_rates_heldin"], group["eval_rates_heldout"]], axis=-1)
     np.concatenate([group["train_rates_heldin"], group["train_rates_heldout"]], axis=-1)
     spikes = np.dstack([targets["eval_spikes_heldin_forward"], targets["eval_spikes_heldout_forward"]])
