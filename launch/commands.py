@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -14,6 +16,16 @@ HERE = Path(__file__).resolve().parent
 
 class CommandFailed(RuntimeError):
     """A command ended with an error; its own output says which."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command, what it makes, and where its output goes."""
+
+    title: str
+    command: list[str]
+    product: Path
+    log: Path
 
 
 def python(script: str, *arguments: str) -> list[str]:
@@ -48,6 +60,24 @@ def run(command: Sequence[str], title: str, log: Path | None = None) -> float:
     seconds = time.monotonic() - begun
     print(f"-- {title}: {seconds:.0f} s" if log else f"-- {seconds:.0f} s", flush=True)
     return seconds
+
+
+def run_all(parts: Sequence[Part], jobs: int) -> None:
+    """Run the commands, `jobs` at once; after a failure no further one is started. Raises CommandFailed."""
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(_run_part, part, part.log if jobs > 1 else None) for part in parts]
+        try:
+            for one in waiting:
+                one.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_part(part: Part, log: Path | None) -> None:
+    run(part.command, part.title, log)
+    if not part.product.exists():  # a training that is asked to stop saves and ends without an error
+        raise CommandFailed(f"'{part.title}' was stopped before its end; run the same command to continue")
 
 
 def _accelerator() -> str:

@@ -2,6 +2,7 @@
 
 python launch/finetune.py --model EXPORT --data DIR --sessions 'subject:otter' --out RUN_DIR [--set KEY=VALUE ...]
 python launch/finetune.py ... --adapt lora --set lora.rank=4 --dry-run     what would be trained, on what
+python launch/finetune.py ... --compare scratch --fractions 0.1 0.5 1      against training from nothing
 deepspeed --num_gpus 2 launch/finetune.py ...
 """
 
@@ -18,6 +19,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
+from neurochorus.launch.options import add_comparing
 from neurochorus.launch.training import run_training
 from neurochorus.pretrain.adaptation.preview import Preview, preview
 from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
@@ -26,6 +28,10 @@ from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if options.compare is not None:
+        from neurochorus.launch.comparing import compare  # what it needs takes seconds to import
+
+        return compare(options, _values(options))
 
     def configure() -> FinetuneConfig:
         return parse_settings(FinetuneConfig, _values(options), options.config or "command line")
@@ -99,6 +105,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--out", required=True, help="run directory; the model goes to OUT/export")
     parser.add_argument("--config", default=None, help="YAML with further settings")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="section.key=value, put over the rest")
+    add_comparing(parser)
     parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; not used")
     return parser
 

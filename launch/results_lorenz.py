@@ -18,14 +18,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from neurochorus.data_shards.settings import read_values
-from neurochorus.launch.commands import HERE, CommandFailed, python, run
+from neurochorus.launch.commands import HERE, CommandFailed, Part, python, run, run_all
 from neurochorus.launch.lorenz_rows import ABLATION_ROWS, FIRST, ROWS, SLOWEST, Row
 
 CONFIGS = HERE / "configs" / "lorenz"
@@ -48,16 +47,6 @@ class Table:
         return sorted(self.rows, key=lambda row: row.title != SLOWEST)
 
 
-@dataclass(frozen=True)
-class Part:
-    """One command, what it makes, and where its output goes."""
-
-    title: str
-    command: list[str]
-    product: Path
-    log: Path
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
@@ -71,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             tables.append(Table("ablations", ABLATION_ROWS, options.seeds[:1]))
         for table in tables:
             for stage in stages(out, data, table, options.trials, options.set):
-                _run_all([part for part in stage if not part.product.exists()], options.jobs)
+                run_all([part for part in stage if not part.product.exists()], options.jobs)
             report(out, data, table)
     except (CommandFailed, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -144,24 +133,6 @@ def _reconstruction(out: Path, data: str, seed: int, trials: int) -> Part:
     arguments += ["--recorded", data, "--trials", str(trials), "--seed", str(seed), "--out", str(product)]
     log = out / "logs" / f"seed{seed}-trials-{RECONSTRUCTION}.txt"
     return Part(f"seed {seed}: held-out trials observed anew", python("timed_trials.py", *arguments), product, log)
-
-
-def _run_all(parts: Sequence[Part], jobs: int) -> None:
-    """Run the commands, `jobs` at once; after a failure no further one is started. Raises CommandFailed."""
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_run, part, part.log if jobs > 1 else None) for part in parts]
-        try:
-            for one in waiting:
-                one.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _run(part: Part, log: Path | None) -> None:
-    run(part.command, part.title, log)
-    if not part.product.exists():  # a training that is asked to stop saves and ends without an error
-        raise CommandFailed(f"'{part.title}' was stopped before its end; run the same command to continue")
 
 
 def _flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

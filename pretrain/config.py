@@ -10,6 +10,7 @@ from neurochorus.data_shards.augment import AugmentStep
 from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models import ModelConfig
 from neurochorus.pretrain.passthrough import passthrough_problems
+from neurochorus.pretrain.stop_section import StopSection
 
 
 @settings
@@ -291,6 +292,9 @@ class RunConfig:
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     spikes: SpikeSection = field(default_factory=SpikeSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    stop: StopSection | None = None
+    """When a stage ends before its last step, by its loss on the valid split, which is then scored every `stop.every`
+    steps whatever `evaluation` says; null: never."""
     wandb: WandbSection = field(default_factory=WandbSection)
     watch: WatchSection = field(default_factory=WatchSection)
     forecast: ForecastSection = field(default_factory=ForecastSection)

@@ -16,28 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.position import complete_checkpoints, read_position
+from neurochorus.pretrain.stop_section import StopSection
 
 LEAST_WINDOWS = 30
 """Windows of validation data below which a choice by their loss is called uncertain: with n windows the standard error
 of a mean is itself known to 1 / sqrt(2 n), 13 % at 30."""
-
-
-@settings
-class StopSection:
-    """When a stage ends before its steps are done; the weights that scored best on the valid split are kept."""
-
-    every: int = 50
-    """Steps between evaluations; there is one before the first step too."""
-    patience: int = 5
-    """Evaluations in a row without a new best after which the stage ends."""
-    batches: int = 16
-    """Micro-batches of the new sessions' valid split that are scored; smaller ones where it has fewer windows."""
-
-    def problems(self) -> list[str]:
-        return at_least(self, 1, "every", "patience") + at_least(self, 2, "batches")
 
 
 class EarlyStopping:

@@ -47,12 +47,12 @@ from neurochorus.pretrain.config import (
     ZeroSection,
 )
 from neurochorus.pretrain.distributed import Ranks
-from neurochorus.pretrain.early_stopping import StopSection
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.fingerprint import BASIS, run_fingerprint, weights_hash
 from neurochorus.pretrain.pretraining import Trainer, resume_path, stages_of
 from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage
+from neurochorus.pretrain.stop_section import StopSection
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.training_data import TrainingData
 from neurochorus.pretrain.watch import Watch

@@ -17,10 +17,10 @@ from neurochorus.data_shards.settings import settings_to_dict
 from neurochorus.models import NeuralModel, UnitStatistics, load, read_training, save
 from neurochorus.models.observations import observation_for
 from neurochorus.pretrain.adaptation.reference_pass import fit_reference
-from neurochorus.pretrain.config import RunConfig, StageSection
+from neurochorus.pretrain.config import EvaluationSection, RunConfig, StageSection
 from neurochorus.pretrain.covariates import CovariateStatistics, sessions_without, with_widths
 from neurochorus.pretrain.distributed import Ranks
-from neurochorus.pretrain.early_stopping import EarlyStopping, StopSection
+from neurochorus.pretrain.early_stopping import EarlyStopping
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.fingerprint import BASIS, Fingerprint, differences, run_fingerprint, weights_hash
 from neurochorus.pretrain.initial_weights import InitialWeights, initial_weights
@@ -28,6 +28,7 @@ from neurochorus.pretrain.loop import StageRun, train_stage
 from neurochorus.pretrain.position import complete_checkpoints
 from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage, fit_whitening, joint_stage
+from neurochorus.pretrain.stop_section import StopSection
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.taking_over import adopt_autoencoder, take_autoencoder, take_dynamics
 from neurochorus.pretrain.training_data import TrainingData, refuse_long_forecast, share_of_train_split
@@ -178,6 +179,9 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     data = TrainingData.open(config)
     refuse_long_forecast(config, data)
     config = replace(config, model=with_widths(config.model, data.entries))
+    if config.stop is not None:
+        scored = EvaluationSection(every=config.stop.every, batches=config.stop.batches)
+        config = replace(config, evaluation=scored)
     directory = RunDirectory(Path(config.run.dir))
     # what may be refused is refused before the directory is written
     settings = config.model.autoencoder
@@ -196,7 +200,7 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
     ranks.barrier()
     watch = Watch(config, directory.path, ranks.first)
     stop = StopRequest(directory.path, config.train.max_hours, watch_file=ranks.first)
-    trainer = Trainer(config, data, ranks, directory, stop, watch)
+    trainer = Trainer(config, data, ranks, directory, stop, watch, config.stop, _further(config))
     code = 1
     try:
         if adopted is not None:
@@ -220,7 +224,7 @@ def pretrain(config: RunConfig, ranks: Ranks) -> Path:
 
 def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirectory) -> dict[str, Fingerprint]:
     """Fingerprints of the stages that are still to be trained. Raises ValueError where run.dir or run.resume misfit."""
-    fingerprints = {stage: run_fingerprint(config, data, stage) for stage in stages_of(config)}
+    fingerprints = {stage: run_fingerprint(config, data, stage, _further(config)) for stage in stages_of(config)}
     finished = config.autoencoder.init
     if finished is None:
         finished = _finished_autoencoder(config, directory, fingerprints["autoencoder"])
@@ -233,6 +237,11 @@ def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirecto
             f"give another run.dir, or a checkpoint of {' or '.join(fingerprints)}"
         )
     return fingerprints
+
+
+def _further(config: RunConfig) -> dict[str, Any]:
+    """What a continued run must have in common besides what every run has."""
+    return {} if config.stop is None else {"stop": settings_to_dict(config.stop)}
 
 
 def stages_of(config: RunConfig) -> list[str]:
@@ -269,7 +278,7 @@ def _first_stage(trainer: Trainer, start: InitialWeights | None) -> NeuralModel:
     entries = trainer.data.entries
     model = NeuralModel(config.model, UnitRegistry.from_sessions(entries), UnitStatistics.of(entries))
     transfer_width(model, config.train.base_width)
-    expected = run_fingerprint(config, trainer.data, "autoencoder")
+    expected = run_fingerprint(config, trainer.data, "autoencoder", trainer.further)
     if start is not None:
         start.give(model)
     finished = _finished_autoencoder(config, trainer.directory, expected)

@@ -1,0 +1,237 @@
+"""finetune.py --compare scratch: what pretraining is worth to new sessions, by how much of their data is used.
+
+Each arm is trained for every fraction and seed and forecasts the test split: adaptations of the pretrained model, the
+same architecture from nothing on all target sessions, one whose size is chosen for little data, and one a session.
+Parts that are finished are kept, so that the same command goes on where it was stopped.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.manifest import select_sessions
+from neurochorus.data_shards.settings import parse_settings, read_values
+from neurochorus.data_shards.thinning import ThinnedCorpus
+from neurochorus.launch.commands import CommandFailed, Part, run_all
+from neurochorus.launch.comparing_parts import (
+    JOINTLY,
+    PER_SESSION,
+    SMALL,
+    Comparison,
+    Size,
+    default_sizes,
+    scratch_settings,
+)
+from neurochorus.models import load, read_training
+from neurochorus.pretrain.config import ForecastSection
+from neurochorus.pretrain.evaluation.output_file import write_whole
+from neurochorus.pretrain.evaluation.picture_style import png_bytes
+from neurochorus.pretrain.evaluation.transfer import (
+    baseline_values,
+    forecast_value,
+    fraction_text,
+    metric_of,
+    transfer_markdown,
+    transfer_results,
+)
+from neurochorus.pretrain.evaluation.transfer_picture import transfer_picture
+from neurochorus.pretrain.finetuning import FinetuneConfig
+
+ADAPTED = "pretrained, "
+
+
+def compare(options: Any, values: Mapping[str, Any]) -> int:
+    """Run the comparison; `values`: settings of the adaptation. Returns the exit status."""
+    try:
+        comparison, corpus = prepare(options, values)
+        _keep_to_settings(comparison)
+        results = run(comparison, corpus, options.jobs)
+        out = comparison.out
+        text = transfer_markdown(results)
+        for name, content in (
+            ("transfer.json", (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()),
+            ("transfer.md", text.encode()),
+            ("transfer.png", png_bytes(transfer_picture(results))),
+        ):
+            write_whole(out / name, lambda file, content=content: file.write(content))
+    except (CommandFailed, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{text}\ntransfer: {out / 'transfer.json'}, transfer.md, transfer.png")
+    return 0
+
+
+def prepare(options: Any, values: Mapping[str, Any]) -> tuple[Comparison, Corpus]:
+    """What is to be compared, and the target data. Raises ValueError for settings and data that do not fit."""
+    for fraction in options.fractions:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"--fractions {fraction:g}: expected shares above 0, at most 1")
+    wrong = [arm for arm in options.arms if arm not in ("rows", "lora", "unfreeze", "full")]
+    if wrong:
+        raise ValueError(f"--arms {wrong[0]}: expected rows, lora, unfreeze or full")
+    finetune = parse_settings(FinetuneConfig, dict(values), options.config or "command line")
+    model = json.loads((Path(finetune.model) / "config.json").read_text())["model"]
+    scratch = scratch_settings(finetune, model, _base(options, finetune))
+    corpus = Corpus(finetune.data.paths, finetune.data.bin_s)
+    sessions = select_sessions(corpus.sessions, finetune.data.sessions, finetune.data.exclude)
+    sizes = [Size.parse(text) for text in options.small] if options.small else default_sizes(scratch.model)
+    for size in sizes:
+        size.of(scratch.model)
+    return (
+        Comparison(
+            finetune=finetune,
+            scratch=scratch,
+            sessions=tuple(sessions),
+            arms=tuple(dict.fromkeys(options.arms)),
+            fractions=tuple(sorted(set(options.fractions))),
+            seeds=tuple(dict.fromkeys(options.seeds)),
+            sizes=tuple(sizes),
+            ranks=options.ranks,
+            out=Path(options.out),
+        ),
+        corpus,
+    )
+
+
+def run(comparison: Comparison, corpus: Corpus, jobs: int) -> dict[str, Any]:
+    """Train and measure whatever is not there yet; returns the content of transfer.json."""
+    for fraction, seed in comparison.cells():
+        _train([part for _, _, part in _arms(comparison, fraction, seed)], jobs)
+        _train(_candidates(comparison, fraction, seed), jobs)
+    chosen = {fraction_text(fraction): _choose(comparison, corpus, fraction) for fraction in comparison.fractions}
+    arms: dict[str, dict[str, dict[str, list[float | None]]]] = {}
+    baselines: dict[str, dict[str, dict[str, list[float]]]] = {}
+    trials: dict[str, dict[str, int]] = {}
+    for fraction, seed in comparison.cells():
+        text, thin = fraction_text(fraction), _thinned(comparison, corpus, fraction, seed)
+        trials[text] = {session: len(thin.rows_of(session, "train")) for session in comparison.sessions}
+        small = _small(comparison, fraction, seed, Size.parse(chosen[text]["chosen"]))
+        for arm, sessions, part in [*_arms(comparison, fraction, seed), (SMALL, comparison.sessions, small)]:
+            measured = _measured(comparison, thin, part, sessions, "test")
+            for session in sessions:
+                arms.setdefault(arm, {}).setdefault(text, {}).setdefault(session, []).append(measured[session])
+        for session in comparison.sessions:
+            found = _baselines(comparison, thin, fraction, seed, session)
+            for name, value in found.items():
+                baselines.setdefault(name, {}).setdefault(text, {}).setdefault(session, []).append(value)
+    averaged = {
+        name: {
+            text: {session: sum(values) / len(values) for session, values in by_session.items()}
+            for text, by_session in by_fraction.items()
+        }
+        for name, by_fraction in baselines.items()
+    }
+    facts = {"model": comparison.finetune.model, "data": comparison.finetune.data.paths, "small": chosen}
+    ordered = {arm: arms[arm] for arm in sorted(arms, key=[*_names(comparison)].index)}
+    return transfer_results(
+        metric_of(corpus), comparison.fractions, comparison.seeds, ordered, trials, averaged, command=sys.argv, **facts
+    )
+
+
+def _base(options: Any, finetune: FinetuneConfig) -> dict[str, Any]:
+    """Settings of the run that training from nothing takes its learning rates from; none if there is no such file."""
+    if options.scratch_config is not None:
+        return read_values(options.scratch_config)
+    beside = Path(finetune.model).parent / "config.yaml"
+    return read_values(beside) if beside.is_file() else {}
+
+
+def _keep_to_settings(comparison: Comparison) -> None:
+    """Refuse to go on with parts that were made with other settings."""
+    file, wanted = comparison.out / "comparison.json", json.loads(json.dumps(comparison.describe()))
+    (comparison.out / "logs").mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        found = json.loads(file.read_text())
+        differing = [name for name in wanted if wanted[name] != found.get(name)]
+        if differing:
+            raise ValueError(
+                f"{file}: the parts there were made with other settings ({', '.join(differing)}): give another --out, "
+                "or the settings of that comparison"
+            )
+        return
+    write_whole(file, lambda handle: handle.write(json.dumps(wanted, indent=1).encode()))
+
+
+def _names(comparison: Comparison) -> Iterator[str]:
+    yield from (f"{ADAPTED}{arm}" for arm in comparison.arms)
+    yield from (JOINTLY, SMALL, PER_SESSION)
+
+
+def _arms(comparison: Comparison, fraction: float, seed: int) -> list[tuple[str, Sequence[str], Part]]:
+    """(arm, sessions that its model is for, how it is trained); the small one is chosen first and comes later."""
+    sessions = comparison.sessions
+    made: list[tuple[str, Sequence[str], Part]] = [
+        (f"{ADAPTED}{arm}", sessions, comparison.adaptation(fraction, seed, arm)) for arm in comparison.arms
+    ]
+    made.append((JOINTLY, sessions, comparison.scratch_model(fraction, seed, "scratch-jointly", sessions)))
+    made += [
+        (PER_SESSION, [session], comparison.scratch_model(fraction, seed, f"scratch-{session}", [session]))
+        for session in sessions
+    ]
+    return made
+
+
+def _small(comparison: Comparison, fraction: float, seed: int, size: Size) -> Part:
+    name = f"scratch-small-{size.text.replace(':', '-')}"
+    return comparison.scratch_model(fraction, seed, name, comparison.sessions, size)
+
+
+def _candidates(comparison: Comparison, fraction: float, seed: int) -> list[Part]:
+    """All sizes, with the first seed alone."""
+    if seed != comparison.seeds[0]:
+        return []
+    return [_small(comparison, fraction, seed, size) for size in comparison.sizes]
+
+
+def _choose(comparison: Comparison, corpus: Corpus, fraction: float) -> dict[str, Any]:
+    """The size that forecasts the valid split best with the first seed; it is then trained with the others."""
+    first = comparison.seeds[0]
+    thin = _thinned(comparison, corpus, fraction, first)
+    valid = {}
+    for size in comparison.sizes:
+        part = _small(comparison, fraction, first, size)
+        values = _measured(comparison, thin, part, comparison.sessions, "valid").values()
+        valid[size.text] = sum(values) / len(values)
+    chosen = max(valid, key=lambda text: valid[text])
+    _train([_small(comparison, fraction, seed, Size.parse(chosen)) for seed in comparison.seeds[1:]], 1)
+    return {"chosen": chosen, "valid": valid}
+
+
+def _train(parts: Sequence[Part], jobs: int) -> None:
+    run_all([part for part in parts if not part.product.exists()], jobs)
+
+
+def _thinned(comparison: Comparison, corpus: Corpus, fraction: float, seed: int) -> Corpus:
+    """What an arm saw of the train and valid splits; the test split is whole."""
+    if fraction == 1:
+        return corpus
+    return ThinnedCorpus(corpus.datasets, comparison.finetune.data.bin_s, list(comparison.sessions), fraction, seed)
+
+
+def _forecast(comparison: Comparison) -> ForecastSection:
+    return ForecastSection(**read_training(comparison.finetune.model).get("forecast", {}))
+
+
+def _measured(
+    comparison: Comparison, corpus: Corpus, part: Part, sessions: Sequence[str], split: str
+) -> dict[str, float]:
+    """Forecast of each session by the model of a part, kept beside it."""
+    file = part.product.parent.parent / f"forecast-{split}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    model, forecast = load(part.product.parent), _forecast(comparison)
+    made = {session: float(forecast_value(model, corpus, session, split, forecast)) for session in sessions}
+    write_whole(file, lambda handle: handle.write(json.dumps(made).encode()))
+    return made
+
+
+def _baselines(comparison: Comparison, corpus: Corpus, fraction: float, seed: int, session: str) -> dict[str, float]:
+    file = comparison.folder(fraction, seed, f"baselines-{session}.json")
+    if file.exists():
+        return json.loads(file.read_text())
+    made = baseline_values(corpus, session, "test", _forecast(comparison))
+    write_whole(file, lambda handle: handle.write(json.dumps(made).encode()))
+    return made

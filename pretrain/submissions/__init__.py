@@ -1,0 +1,1 @@
+"""Predictions of a model in the formats of public benchmarks, checked against what they published."""
