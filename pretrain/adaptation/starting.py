@@ -23,7 +23,7 @@ from neurochorus.models.row_prior import RowPrior
 from neurochorus.pretrain.adaptation.aligned_rows import SessionRows, aligned_rows
 from neurochorus.pretrain.adaptation.alignment import alignments, scaled_reference
 from neurochorus.pretrain.adaptation.known_rows import KnownRows, known_rows, log_rates, row_prior, row_tables
-from neurochorus.pretrain.adaptation.rate_prior import RatePrior
+from neurochorus.pretrain.adaptation.rate_prior import RatePrior, dispersion_of
 from neurochorus.pretrain.adaptation.session_factors import SessionFactors
 from neurochorus.pretrain.adaptation.start_settings import StartSection
 from neurochorus.pretrain.training_data import TrainingData
@@ -96,7 +96,7 @@ def start_rows(
     prior_mean = statistics.mean
     if start.rate_prior and model.modality == "spikes":
         rates = RatePrior.learned(model.registry, model.autoencoder.unit_mean.cpu().numpy())
-        shrunk = [rates.rates(entry) for entry in entries]
+        shrunk = [rates.rates(entry, dispersion_of(data.corpus, entry.session_id)) for entry in entries]
         statistics = replace(statistics, mean=_joined([one.rate_C for one in shrunk]))
         prior_mean = _joined([one.prior_C for one in shrunk])
     pseudo_spikes = 1.0 if rates is None else rates.shape

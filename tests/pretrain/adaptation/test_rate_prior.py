@@ -1,16 +1,22 @@
 """Shrinking: closed forms, and whether it pays on units whose rates are known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import SessionEntry
+from neurochorus.data_shards.recording import Segment
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.unit_columns import UnitColumns
+from neurochorus.data_shards.writer import write_dataset
 from neurochorus.models import UnitStatistics
 from neurochorus.pretrain.adaptation.random_effects import RandomEffects
-from neurochorus.pretrain.adaptation.rate_prior import RatePrior
+from neurochorus.pretrain.adaptation.rate_prior import RatePrior, dispersion_of
+from tests.data_shards.conftest import small_recording
 from tests.models.conftest import entry
 
 SHAPE, FACTORS = 1.5, {"VISp": 0.5, "CA1": 1.0, "TH": 2.0}
@@ -61,14 +67,18 @@ def test_groups_that_do_not_differ_are_one() -> None:
 def test_the_posterior_mean_is_the_closed_form() -> None:
     # one session of one region: its mean is the prior's
     prior = learned([session("a1", np.array([0.1, 0.2, 0.3, 0.4]), None)])
-    squared = np.square(np.array([0.4, 0.8, 1.2, 1.6]) - 1).sum() / 3
-    assert prior.shape == pytest.approx(1 / squared)
     new = session("b1", np.array([0.0, 0.5, 0.2, 0.3]), None, bins=1_000_000)
     made = prior.rates(new)
     np.testing.assert_allclose(made.prior_C, 0.25, rtol=1e-3)
     expected = (new.unit_mean * 1e6 + prior.shape) / (1e6 + prior.shape / made.prior_C)
     np.testing.assert_allclose(made.rate_C, expected, rtol=1e-12)
     assert made.rate_C[0] > 0
+
+
+def test_the_shape_is_that_of_maximum_likelihood() -> None:
+    rates = np.random.default_rng(4).gamma(0.8, 0.1, 3000)
+    shape, _, _ = scipy.stats.gamma.fit(rates, floc=0)
+    assert learned([session("a1", rates, None)]).shape == pytest.approx(shape, rel=0.02)
 
 
 def test_the_variance_of_rates_and_the_factors_of_regions_are_found() -> None:
@@ -109,3 +119,15 @@ def test_a_silent_session_has_the_rate_of_others() -> None:
     assert np.isfinite(made.rate_C).all()
     assert (made.rate_C > 0.002).all()
     assert (made.rate_C < 0.06).all()
+
+
+@pytest.mark.parametrize("drift", [0.0, 1.0])
+def test_dispersion_is_one_for_poisson_counts_and_more_for_units_that_drift(tmp_path: Path, drift: float) -> None:
+    generator, trials, bins, units = np.random.default_rng(6), 200, 10, 20
+    rate = 0.4 * generator.gamma(1 / drift, drift, (trials, 1, units)) if drift else np.full((trials, 1, units), 0.4)
+    counts = generator.poisson(np.repeat(rate, bins, axis=1)).reshape(-1, units).astype(np.uint8)
+    segments = [Segment(i * bins, (i + 1) * bins, "train") for i in range(trials)]
+    made = small_recording("a1", "anna", units, 3, 0, signal_TC=counts, segments=segments)
+    write_dataset([made], tmp_path / "data", name="small", sample_bins=bins)
+    found = dispersion_of(Corpus(tmp_path / "data"), "a1")
+    assert found == pytest.approx(1 + drift * 0.4 * bins, rel=0.1)  # variance m + drift m^2, m = 0.4 * bins
