@@ -143,7 +143,9 @@ def _train(
                 early = None if run.early is None else run.early.state
                 position = Position(step + 1, seen, *identity, trouble.state, scores.get("validation_loss"), early)
                 checkpoints.save(engine, position, behind=kept.write_behind and not (last or stop_wanted))
-        if stop_wanted and not last:
+        if last:
+            break
+        if stop_wanted:
             raise StoppedEarly(
                 f"{stage.name} stopped at step {step + 1}: {run.stop.reason or 'another rank was asked'}", ranks.first
             )

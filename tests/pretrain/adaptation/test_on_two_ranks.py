@@ -107,7 +107,7 @@ def all_of_it(folder: Path) -> dict[str, Any]:
 def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two_ranks")
     write_base(folder)
-    found, _ = run_ranks(all_of_it, 2, folder)
+    found, _ = run_ranks(all_of_it, 2, folder, timeout_s=550.0)
     return folder, found
 
 
