@@ -183,8 +183,8 @@ class UnitRegistry:
                 raise ValueError(f"{where}: unit_hash does not fit unit_ids: take the file from the export again")
             if session.regions is not None and len(session.regions) != len(session.unit_ids):
                 raise ValueError(
-                    f"{where}: {len(session.regions)} regions for {len(session.unit_ids)} units: take the file from the "
-                    "export again"
+                    f"{where}: {len(session.regions)} regions for {len(session.unit_ids)} units: take the "
+                    "file from the export again"
                 )
             sessions.append(session)
             next_row += len(session.unit_ids)

@@ -141,8 +141,8 @@ def scratch_settings(
     """Training from nothing that matches an adaptation: the model's architecture, the adaptation's budget.
 
     `model`, `forecast`: settings of the pretrained model and of its forecasts. `base`: settings of a run, whose
-    learning rates, decay and schedules are kept. Steps, batches, precision, early stopping and the rest of how it is trained are those of the adaptation.
-    Raises ValueError for settings that do not fit.
+    learning rates, decay and schedules are kept. Steps, batches, precision, early stopping and the rest of how it is
+    trained are those of the adaptation. Raises ValueError for settings that do not fit.
     """
     values = {key: value for key, value in base.items() if key in ("autoencoder", "dynamics", "spikes")}
     for stage in ("autoencoder", "dynamics"):

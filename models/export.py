@@ -1,5 +1,7 @@
 """A model as a directory: model.safetensors, config.json, sessions.json, README.md (the model card).
 
+Pretraining adds reference.safetensors, what new sessions are aligned to; a model works without it.
+
 Nothing in it is a pickle. It is written beside its place and renamed, so a crash leaves the old model or
 the new one, never half of one.
 """
@@ -20,6 +22,7 @@ from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.settings import parse_settings, settings_to_dict
 from neurochorus.models.card import model_card
 from neurochorus.models.model import ModelConfig, NeuralModel
+from neurochorus.models.reference import LatentReference
 
 FORMAT_VERSION = 1
 SETTINGS_KEY = "model_settings_sha256"
@@ -65,6 +68,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NeuralModel:
     model_config = parse_settings(ModelConfig, config.get("model"), f"{path / CONFIG_FILE}: model")
     model = NeuralModel(model_config, UnitRegistry.from_json(json.loads(sessions_text)))
     _load_weights(model, path / WEIGHTS_FILE, config["model"])
+    own = model_config.autoencoder
+    model.reference = LatentReference.load(path, own.latents, own.encoder.width)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on the device and on its build
@@ -86,6 +91,8 @@ def _write(model: NeuralModel, folder: Path, training: dict[str, Any]) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     settings = settings_to_dict(model.config)
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt", SETTINGS_KEY: _settings_hash(settings)})
+    if model.reference is not None:
+        model.reference.save(folder)
     sessions_text = json.dumps(model.registry.to_json(), indent=1)
     (folder / SESSIONS_FILE).write_text(sessions_text)
     config = {

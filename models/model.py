@@ -24,6 +24,7 @@ from neurochorus.models.imputation import Imputation, ImputationSettings, impute
 from neurochorus.models.missing_units import scale_for_missing_units
 from neurochorus.models.observing import observe, observe_each
 from neurochorus.models.posterior import Posterior
+from neurochorus.models.reference import LatentReference
 from neurochorus.models.rollout import Rollout, row_generators
 from neurochorus.models.units import UnitRows
 from neurochorus.models.whitening import Whitening
@@ -73,6 +74,8 @@ class NeuralModel(nn.Module):
         super().__init__()
         self.config = config
         self.registry = registry
+        self.reference: LatentReference | None = None
+        "What new sessions are aligned to; None in models of earlier versions."
         units = registry.total_rows - 1
         if statistics is None:
             statistics = UnitStatistics(torch.zeros(units), torch.zeros(units))
@@ -99,11 +102,14 @@ class NeuralModel(nn.Module):
     def device(self) -> torch.device:
         return self.whitening.mean.device
 
-    def append_sessions(self, entries: Sequence[SessionEntry]) -> None:
-        """Add rows and vectors for new sessions, untrained; outputs for the old ones do not change."""
+    def append_sessions(self, entries: Sequence[SessionEntry], statistics: UnitStatistics | None = None) -> None:
+        """Add rows and vectors for new sessions, untrained; outputs for the old ones do not change.
+
+        `statistics` of their units; None: those of `UnitStatistics.of`.
+        """
         before = self.registry
         self.registry = before.append(entries)
-        statistics = UnitStatistics.of(entries)
+        statistics = UnitStatistics.of(entries) if statistics is None else statistics
         self.autoencoder.append(statistics.mean, statistics.sd, len(entries))
         self.dynamics.append(len(entries), len(self.registry.subjects) - len(before.subjects))
 

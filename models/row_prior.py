@@ -7,7 +7,6 @@ mean it costs a (exp(d) - d - 1), which together with Poisson counts is least at
 B batch, C units, R new units, K columns of a table.
 """
 
-import torch
 from torch import Tensor, nn
 
 from neurochorus.models.units import UnitRows

@@ -70,6 +70,11 @@ class LatentMoments:
                 dist.all_reduce(total)
                 part.copy_(total)
 
+    def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """(L,) and (L, L), float64."""
+        mean = self.sums / self.count
+        return mean, self.products / self.count - torch.outer(mean, mean)
+
     def write_into(self, whitening: Whitening, metric_LL: Tensor | None = None) -> None:
         """Set the buffers of `whitening`; with a metric, channels get the scale that it gives them (`scaled_to`).
 
@@ -78,8 +83,7 @@ class LatentMoments:
         latents = len(self.sums)
         if self.count <= latents:
             raise ValueError(f"whitening {latents} latents needs more than {latents} bins, found {int(self.count)}")
-        mean = self.sums / self.count
-        covariance = self.products / self.count - torch.outer(mean, mean)
+        mean, covariance = self.mean_and_covariance()
         # a floor keeps a collapsed latent direction from being blown up to unit variance
         covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(latents, dtype=torch.float64)
         factor, failed = torch.linalg.cholesky_ex(covariance)

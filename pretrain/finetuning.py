@@ -30,6 +30,8 @@ from neurochorus.pretrain.adaptation.old_rows import (
 )
 from neurochorus.pretrain.adaptation.refusals import refuse_known_sessions, refuse_other_recordings
 from neurochorus.pretrain.adaptation.replay import ReplayedData, ReplaySection
+from neurochorus.pretrain.adaptation.start_settings import StartSection
+from neurochorus.pretrain.adaptation.starting import RowStart, start_rows
 from neurochorus.pretrain.adaptation.unfreezing import UnfreezeSection
 from neurochorus.pretrain.config import (
     CheckpointSection,
@@ -67,6 +69,8 @@ class FinetuneConfig:
     """Fitting of unit rows and session biases; with `adapt` of the encoder and decoder too."""
     dynamics: StageSection = StageSection(steps=200, learning_rate=5e-3)
     """Fitting of session and subject vectors; with `adapt` of the dynamics too."""
+    start: StartSection = StartSection()
+    """Where new rows begin, and the prior that holds them."""
     adapt: AdaptName = "rows"
     """What moves besides the new rows: nothing (rows), low-rank updates (lora), the trunk layer after layer from its
     output downwards (unfreeze), or all of it (full)."""
@@ -105,6 +109,7 @@ class FinetuneConfig:
         """Settings that a continued run must share with its checkpoints, beside those of a pretraining run."""
         replay = None if self.replay is None else settings_to_dict(self.replay)
         chosen: dict[str, Any] = {
+            "start": settings_to_dict(self.start),
             "adapt": None if self.adapt == "rows" else {"mode": self.adapt, **self.mode.numbers()},
             "replay": replay and {name: value for name, value in replay.items() if name != "path"},
             "stop": None if self.stop is None else settings_to_dict(self.stop),
@@ -124,6 +129,8 @@ class Prepared:
     base_weights: str
     known: int
     """Sessions that the model knew before."""
+    start: RowStart | None
+    """What new rows began as; None where they are taken from another model."""
 
     def stage(self, name: str) -> Stage:
         """A part of the model as it is to be trained."""
@@ -154,6 +161,8 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
     try:
         for line in data_warnings(run, data):
             watch.say(f"little data: {line}")
+        for line in prepared.start.lines() if prepared.start else ():
+            watch.say(line)
         trainer.say_who_lacks_covariates()
         with stop.signals():
             for name in ("autoencoder", "dynamics"):
@@ -174,6 +183,9 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
             )
             base = {"base_model": read_training(config.model), "sessions_before": prepared.known}
             model.requires_grad_(True)
+            model.autoencoder.row_prior = None
+            if prepared.start is not None:
+                base["start"] = prepared.start.facts()
             save(model, directory.export, trainer.facts(model, adapted=config.adapt, adaptation=facts, **base))
         ranks.barrier()
         code = 0
@@ -198,18 +210,20 @@ def prepare(config: FinetuneConfig) -> Prepared:
     if config.adapt == "lora":
         refuse_idle_targets(model, config.lora)
     old_state, base_weights, known = state_of(model), weights_hash(model), len(model.registry.sessions)
-    _start(model, data, config)
+    start = _start(model, data, config)
     freeze_all_but_new_rows(model, old_state, keep=config.replay is not None)
     if config.replay is not None and config.replay.train_rows:
         free_old_rows(model)
     transfer_width(model, config.train.base_width, new=False)
-    return Prepared(model, run, data, config.mode, old_state, base_weights, known)
+    return Prepared(model, run, data, config.mode, old_state, base_weights, known, start)
 
 
-def _start(model: NeuralModel, data: TrainingData, config: FinetuneConfig) -> None:
-    """Give the new sessions the rows that they start with."""
-    del config
-    model.append_sessions(data.entries)
+def _start(model: NeuralModel, data: TrainingData, config: FinetuneConfig) -> RowStart | None:
+    """Give the new sessions the rows that they start with, and the prior of those rows."""
+    if config.autoencoder.init is not None:  # fitted rows are there already
+        model.append_sessions(data.entries)
+        return None
+    return start_rows(model, data, config.start, config.run.seed, config.data.window_bins)
 
 
 def _adapted(prepared: Prepared, trainer: Trainer, name: str) -> Mapping[str, Tensor]:

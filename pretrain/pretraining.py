@@ -16,6 +16,7 @@ from neurochorus.data_shards.seeds import seed_number
 from neurochorus.data_shards.settings import settings_to_dict
 from neurochorus.models import NeuralModel, UnitStatistics, load, read_training, save
 from neurochorus.models.observations import observation_for
+from neurochorus.pretrain.adaptation.reference_pass import fit_reference
 from neurochorus.pretrain.config import EvaluationSection, RunConfig, StageSection
 from neurochorus.pretrain.covariates import CovariateStatistics, sessions_without, with_widths
 from neurochorus.pretrain.distributed import Ranks
@@ -287,7 +288,10 @@ def _first_stage(trainer: Trainer, start: InitialWeights | None) -> NeuralModel:
     else:
         stage = autoencoder_stage(model, config.train.precision)
         model.autoencoder.load_state_dict(trainer.train(stage, config.autoencoder, model.registry))
-        fit_whitening(model, share_of_train_split(config, trainer.data, model.registry, ranks), ranks)
+        seen = fit_whitening(model, share_of_train_split(config, trainer.data, model.registry, ranks), ranks)
+        again = share_of_train_split(config, trainer.data, model.registry, ranks)
+        mean_L, covariance_LL = seen.mean_and_covariance()
+        model.reference = fit_reference(model, again, ranks, covariance_LL, mean_L)
         model.cpu()
     if ranks.first and finished != folder:
         save(model, folder, trainer.facts(model, fingerprint=expected, note="dynamics not trained yet"))

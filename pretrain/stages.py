@@ -97,22 +97,29 @@ def joint_stage(model: NeuralModel, precision: str) -> Stage:
 
 
 @torch.no_grad()
-def fit_whitening(model: NeuralModel, batches: Any, ranks: Any) -> None:
+def fit_whitening(model: NeuralModel, batches: Any, ranks: Any) -> LatentMoments:
     """Set the model's whitening from latents of `batches`, this rank's share of the train split.
 
     It whitens what stage 2 predicts: with `posterior_draws` draws of the latents, whose covariance is that of their
     means and the mean variance around them; else the means.
-    Must be called on all ranks; all end with the same statistics.
+    Must be called on all ranks; all end with the same statistics. Returns moments of the latents as read-outs see them.
     """
     model.eval().to(ranks.device)
     drawn = model.config.autoencoder.posterior_draws > 0
+    decoder = model.autoencoder.decoder
     moments = LatentMoments(model.config.autoencoder.latents)
+    seen = moments if decoder is None else LatentMoments(model.config.autoencoder.latents)
     for batch in batches:
         batch = batch.to(ranks.device)
         units = model.autoencoder.units(batch.unit_rows_BC)
         posterior = model.autoencoder.posterior(batch.signal_BTC, units, batch.session_B, mask_BT=batch.bin_mask_BT)
         moments.add(posterior.mean_BTL, batch.bin_mask_BT, posterior.variance() if drawn else None)
+        if decoder is not None:
+            seen.add(decoder(posterior.mean_BTL), batch.bin_mask_BT)
     moments.all_reduce(ranks.device)
+    if decoder is not None:
+        seen.all_reduce(ranks.device)
     by_read_out = model.config.autoencoder.latent_scale == "read_out"
     moments.write_into(model.whitening, model.autoencoder.read_out_metric() if by_read_out else None)
     model.dynamics.increment_sd.copy_(model.whitening.increment_sd)
+    return seen

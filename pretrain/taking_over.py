@@ -41,6 +41,7 @@ def take_autoencoder(model: NeuralModel, source: NeuralModel) -> None:
     """Give `model` the trained autoencoder of `source`, and the whitening that belongs to it."""
     model.autoencoder.load_state_dict(source.autoencoder.state_dict())
     model.whitening.load_state_dict(source.whitening.state_dict())
+    model.reference = source.reference
     model.dynamics.increment_sd.copy_(source.whitening.increment_sd)
 
 

@@ -1,13 +1,17 @@
 """Rates of units from few trials: a gamma prior learned from the units that a model was pretrained on.
 
 A unit of session s and region r has a mean count per bin that is gamma with mean m_s f_rs and shape a. m_s is the
-session's mean; f_rs, how much more a region's units fire than the session's, varies around f_r between sessions, and f_r
-around mu between regions; log m_s varies between sessions of a subject and between subjects. All are estimated by the
-method of moments (empirical Bayes): a from the squared coefficient of variation of rates within a region of a session,
-1 / a; the variance of f_rs by analysis of variance; that of f_r as DerSimonian and Laird (1986) do for studies of
+session's mean; f_rs, how much more a region's units fire than the session's, varies around f_r between sessions, and
+f_r around mu between regions; log m_s varies between sessions of a subject and between subjects. All are estimated
+from those units (empirical Bayes): a from how far the mean log rate lies below the log mean rate within a region of a
+session, which few units of very high rate do not sway as they do the variance (Minka, Estimating a gamma distribution,
+2002); the variance of f_rs by analysis of variance; that of f_r as DerSimonian and Laird (1986) do for studies of
 unequal precision. The posterior mean of a unit's rate is then
 
-    (spikes + a) / (bins + a / (m_s f_rs)).
+    (spikes + a phi) / (bins + a phi / (m_s f_rs)).
+
+phi >= 1 is the dispersion of the new session's counts between its trials (Pearson's chi^2 over its degrees of freedom,
+McCullagh and Nelder 1989, section 4.5): units drift, and a spike then says less of the rate of trials to come.
 
 C units of a session.
 """
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.registry import SessionRows, UnitRegistry, regions_of
 from neurochorus.pretrain.adaptation.random_effects import RandomEffects
@@ -26,6 +31,8 @@ SHAPES = (0.2, 20.0)
 LEAST_LOG_VARIANCE = 0.25
 "Of a session's log mean rate, which a model of few sessions cannot know."
 LEAST_RATE = 1e-6
+LEAST_RELATIVE = 1e-3
+"Rate of a unit over its session's below which it counts as silent, whose log means nothing."
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class RatePrior:
     shape: float
     "a: what the prior is worth, in spikes."
     factors: dict[str, Factor]
-    "Region -> its factor; \"\" is a region that is not known."
+    'Region -> its factor; "" is a region that is not known.'
     sessions: RandomEffects
     "Log mean rates of sessions, by subject."
 
@@ -66,8 +73,8 @@ class RatePrior:
         sessions = RandomEffects.of(np.log(scales)[:, None], [session.subject_id for session in registry.sessions])
         return cls(_shape(relative), _factors(relative, groups), sessions)
 
-    def rates(self, entry: SessionEntry) -> ShrunkRates:
-        """Rates of a new session's units from its train counts."""
+    def rates(self, entry: SessionEntry, dispersion: float = 1.0) -> ShrunkRates:
+        """Rates of a new session's units from its train counts; `dispersion`: phi."""
         regions, bins = regions_of(entry) or [""] * len(entry.units), max(1, entry.train_bins)
         raw_C = np.maximum(entry.unit_mean, 0.0)
         scale = self._scale(entry.subject_id, raw_C, bins)
@@ -75,7 +82,8 @@ class RatePrior:
         for region in dict.fromkeys(regions):
             chosen_C = np.array([own == region for own in regions])
             prior_C[chosen_C] = scale * self._factor_here(region, raw_C[chosen_C] / scale, scale * bins)
-        rate_C = (raw_C * bins + self.shape) / (bins + self.shape / prior_C)
+        worth = self.shape * dispersion
+        rate_C = (raw_C * bins + worth) / (bins + worth / prior_C)
         return ShrunkRates(rate_C, prior_C)
 
     def _scale(self, subject: str, raw_C: np.ndarray, bins: int) -> float:
@@ -95,6 +103,20 @@ class RatePrior:
         return max(prior.mean + trust * (float(relative_C.mean()) - prior.mean), 1e-3 * prior.mean)
 
 
+def dispersion_of(corpus: Corpus, session_id: str) -> float:
+    """phi of the train samples of a session of counts, each unit counting alike; 1 where there are fewer than two."""
+    rows, lengths = corpus.rows_of(session_id, "train"), corpus.bins_of(session_id, "train")
+    if len(rows) < 2:
+        return 1.0
+    counts_SC = np.stack([corpus.read(row, with_meta=False).signal_TC.sum(axis=0) for row in rows.tolist()])
+    counts_SC = counts_SC[:, counts_SC.any(axis=0)].astype(np.float64)
+    if not counts_SC.size:
+        return 1.0
+    expected_SC = np.outer(lengths / lengths.sum(), counts_SC.sum(axis=0))
+    squared_SC = np.square(counts_SC - expected_SC) / np.maximum(expected_SC, 1e-12)
+    return max(1.0, float(squared_SC.sum() / (counts_SC.shape[1] * (len(rows) - 1))))
+
+
 def _grouped(
     sessions: Iterable[SessionRows], own: Sequence[np.ndarray], scales: np.ndarray
 ) -> tuple[list[np.ndarray], list[str]]:
@@ -109,11 +131,15 @@ def _grouped(
 
 
 def _shape(relative: Sequence[np.ndarray]) -> float:
-    several = [values for values in relative if len(values) > 1]
+    several = [np.maximum(values, LEAST_RELATIVE) for values in relative if len(values) > 1]
     if not several:
         return 1.0
-    squared = sum(float(np.square(values / values.mean() - 1).sum()) for values in several)
-    return float(np.clip(sum(len(values) - 1 for values in several) / max(squared, 1e-12), *SHAPES))
+    # of n values the log of the mean is too small by var / (2 n mean^2) on average, as is the sum of n for n - 1
+    gaps = sum(len(values) * float(np.log(values.mean()) - np.log(values).mean()) for values in several)
+    gap = gaps / sum(len(values) - 1 for values in several)
+    if gap < 1e-9:
+        return SHAPES[1]
+    return float(np.clip((3 - gap + np.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap), *SHAPES))
 
 
 def _factors(relative: Sequence[np.ndarray], groups: Sequence[str]) -> dict[str, Factor]:
@@ -139,9 +165,7 @@ def _factors(relative: Sequence[np.ndarray], groups: Sequence[str]) -> dict[str,
     return found | {"": Factor(overall, within + between)}
 
 
-def _between_sessions(
-    sizes_G: np.ndarray, means_G: np.ndarray, number_G: np.ndarray, unit_variance: float
-) -> float:
+def _between_sessions(sizes_G: np.ndarray, means_G: np.ndarray, number_G: np.ndarray, unit_variance: float) -> float:
     """Variance of a region's factor between sessions, by analysis of variance."""
     sizes_R = np.bincount(number_G, sizes_G)
     means_R = np.bincount(number_G, sizes_G * means_G) / sizes_R
