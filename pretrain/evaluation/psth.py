@@ -4,6 +4,7 @@ N trials, T bins of a trial, C units. Only for trials that start at the same eve
 """
 
 from itertools import product
+from typing import Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -68,18 +69,24 @@ class Psth(Forecaster):
         return self.rates_HC
 
 
-def condition_psth_r2(rates_NTC: np.ndarray, conditions_N: np.ndarray, truth_TC: dict[int, np.ndarray]) -> float:
+def condition_psth_r2(
+    rates_NTC: np.ndarray,
+    conditions_N: np.ndarray,
+    truth_TC: dict[int, np.ndarray],
+    average: Literal["uniform", "variance"] = "uniform",
+) -> float:
     """R2 of predicted rates averaged by condition against true PSTHs (T, C) by condition; nlb_tools `eval_psth`.
 
     Conditions are stacked along time, R2 is taken for each unit over all of them and averaged over units; units whose
-    true PSTH never varies are dropped. Trials of conditions without a true PSTH are left out.
+    true PSTH never varies are dropped. Weighted by variance, units that hardly fire do not decide. Trials of
+    conditions without a true PSTH are left out.
     Raises ValueError when no trial or no unit is left.
     """
     present = [condition for condition in truth_TC if (conditions_N == condition).any()]
     if not present:
         raise ValueError("no trial has a condition with a true PSTH")
     predicted = [rates_NTC[conditions_N == condition].mean(axis=0) for condition in present]
-    return r2(np.concatenate([truth_TC[condition] for condition in present]), np.concatenate(predicted))
+    return r2(np.concatenate([truth_TC[condition] for condition in present]), np.concatenate(predicted), average)
 
 
 def smoothed_psth(counts_NTC: np.ndarray, smoothing_bins: float) -> np.ndarray:

@@ -26,7 +26,12 @@ def write_suite_corpus(path: Path, modality: str = "spikes") -> Corpus:
     aligned = recording(rng, "a_s1", "a", modality, drive_NTC.reshape(-1, 5))
     covariates = {"stimulus": np.repeat(stimulus_N, BINS)[:, None].astype(np.float32)}
     segments = [
-        Segment(i * BINS, (i + 1) * BINS, SPLITS[i % 5], {"side": "left" if stimulus_N[i] < 0 else "right"})
+        Segment(
+            i * BINS,
+            (i + 1) * BINS,
+            SPLITS[i % 5],
+            {"side": "left" if stimulus_N[i] < 0 else "right", "start_s": i * BINS * 0.01},
+        )
         for i in range(TRIALS)
     ]
     stretch = TRIALS // 6 * BINS

@@ -127,8 +127,8 @@ def with_latents(monkeypatch: pytest.MonkeyPatch, data: KnownLatents, change: Ca
     monkeypatch.setattr(module, "chunks", lambda windows: [slice(None)])
 
 
-def measured(data: KnownLatents) -> dict[str, float]:
-    made = cosmoothing(cast(SessionData, data), {"energy": small_model()}, SuiteSettings())
+def measured(data: KnownLatents, **settings: Any) -> dict[str, float]:
+    made = cosmoothing(cast(SessionData, data), {"energy": small_model()}, SuiteSettings(**settings))
     return next(iter(made.values()))
 
 
@@ -142,6 +142,18 @@ def test_a_known_poisson_truth_gives_the_expected_score(monkeypatch: pytest.Monk
     assert possible - 0.03 < rows["few-shot"] < possible + 0.01
     assert 0 < rows["Poisson regression, smoothed counts"] < rows["few-shot"]
     assert -0.05 < rows["train mean"] <= 0
+
+
+def test_few_shots_teach_less_than_many(monkeypatch: pytest.MonkeyPatch):
+    scores = []
+    for shots in (2, 8, None):
+        data = KnownLatents()
+        with_latents(monkeypatch, data, lambda z: z)
+        scores.append(measured(data, few_shot_trials=shots))
+    few, more, many = (rows["few-shot"] for rows in scores)
+    assert few < more < many
+    assert scores[0]["seen rows"] == scores[2]["seen rows"]
+    assert scores[0]["train mean"] != scores[2]["train mean"]
 
 
 def test_latents_of_other_trials_score_nothing(monkeypatch: pytest.MonkeyPatch):

@@ -27,7 +27,9 @@ def bumps(rng: np.random.Generator) -> np.ndarray:
 
 def fitted(rng: np.random.Generator, rates_TC: np.ndarray, count: int = 120) -> Psth:
     split = [part for _ in range(2) for part in np.split(trials(rng, rates_TC, count), [CONTEXT], axis=1)]
-    return Psth("spikes").fit(*split)
+    psth = Psth("spikes")
+    psth.fit(*split)
+    return psth
 
 
 def test_a_psth_of_many_trials_reaches_the_score_of_the_true_rates(rng):
@@ -79,6 +81,11 @@ def test_psth_r2_is_that_of_nlb_tools(rng):
     # a condition that no evaluated trial has changes nothing
     more = {**dict(enumerate(psth)), 7: rng.normal(size=(BINS, UNITS))}
     assert condition_psth_r2(rates, conditions, more) == pytest.approx(expected, rel=1e-9)
+    true, made = (np.concatenate([one[place] for place in range(2)]) for one in (psth, {
+        place: rates[conditions == place].mean(axis=0) for place in range(2)}))  # fmt: skip
+    weighted = r2_score(true, made, multioutput="variance_weighted")
+    found = condition_psth_r2(rates, conditions, dict(enumerate(psth)), "variance")
+    assert found == pytest.approx(weighted, rel=1e-9)
     with pytest.raises(ValueError, match="no trial has a condition"):
         condition_psth_r2(rates, np.full(30, -1), more)
 

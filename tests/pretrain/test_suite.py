@@ -82,12 +82,21 @@ def test_what_a_session_lacks_is_said(results: dict[str, Any]):
     for name in ("decoding_stimulus", "decoding_label_side"):
         assert table(results, name)["note"] == "left out: b_s1: it has no covariates and no labels of trials"
     assert table(results, "co_smoothing")["note"] == ""
-    assert results["suite"]["left_out"].keys() == {"psth", "decoding"}
+    left_out = results["suite"]["left_out"]
+    assert left_out.keys() == {"psth", "decoding", "decoding_label_start_s"}
+    assert left_out["decoding_label_start_s"] == {"a_s1": "the label has more than 8 values: it is no category"}
     assert results["forecast"]["note"] == f"no psth in b_s1: {NOT_ALIGNED}"
     psth = results["forecast"]["rows"]["psth"]["sessions"]
     assert psth["b_s1"] is None
     assert psth["a_s1"] == pytest.approx(results["forecast"]["rows"]["psth"]["mean"])
     assert table(results, "co_smoothing")["rows"]["psth"]["sessions"]["b_s1"] is None
+
+
+def test_conditions_are_labels_that_trials_share(results: dict[str, Any]):
+    """The two sides, and not the starting times, which are another in every trial."""
+    rows = table(results, "psth_r2")["rows"]
+    assert rows["psth, train trials"]["mean"] > 0.7
+    assert abs(rows["train mean"]["mean"]) < 0.1
 
 
 def test_the_last_lead_is_the_forecast_and_each_is_nlb_tools_fp_bps(results: dict[str, Any], corpus: Corpus):
@@ -126,7 +135,7 @@ def test_the_main_row_is_compared_with_every_other(results: dict[str, Any]):
             assert entry["sessions"] == len(shared)
             assert entry["difference"] == pytest.approx(np.mean(shared))
             assert entry["difference"] >= 0
-    assert {entry["lead_bins"] for entry in results["comparisons"] if entry["table"] == "horizons"} == {
+    assert {entry["lead_bins"] for entry in results["comparisons"] if "horizons" in entry["table"]} == {
         1,
         2,
         5,

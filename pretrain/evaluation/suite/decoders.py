@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
@@ -84,7 +85,7 @@ class LabelDecoder:
             raise Undefined("fewer than two labels with two training trials each")
         regression = LogisticRegression(class_weight="balanced", max_iter=500)
         search = GridSearchCV(
-            make_pipeline(StandardScaler(), regression),
+            make_pipeline(StandardScaler(), PCA(svd_solver="full"), regression),  # the same, in fewer dimensions
             {"logisticregression__C": list(INVERSE_PENALTIES)},
             scoring="balanced_accuracy",
             cv=StratifiedGroupKFold(folds, shuffle=True, random_state=0),
@@ -105,5 +106,5 @@ class LabelDecoder:
 def _known_bins(features_NTF: np.ndarray, targets_NTK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features and targets of the bins in which every column is known, and which these are (N * T,)."""
     targets = targets_NTK.reshape(-1, targets_NTK.shape[-1]).astype(float)
-    known = np.isfinite(targets).all(axis=1)
+    known = np.asarray(np.isfinite(targets).all(axis=1))
     return features_NTF.reshape(-1, features_NTF.shape[-1])[known], targets[known], known

@@ -106,7 +106,7 @@ def _spec(data: SessionData, target: Target) -> TableSpec:
         how = "balanced accuracy of logistic regression on the features averaged over the bins of a window"
     return TableSpec(
         f"decoding_{target.table}",
-        f"decoding of {target.name}",
+        target.title,
         target.metric,
         f"{how}. {nested}. Latents and rates are those of the autoencoder, smoothed signals read the same bins.",
         main="latents",

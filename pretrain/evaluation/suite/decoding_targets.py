@@ -42,6 +42,10 @@ class Target:
         return "r2" if self.average == "uniform" else "r2_variance_weighted"
 
     @property
+    def title(self) -> str:
+        return f"decoding of {'' if self.kind == 'covariate' else 'the label '}{self.name}"
+
+    @property
     def table(self) -> str:
         return self.name if self.kind == "covariate" else f"label_{self.name}"
 
@@ -87,7 +91,7 @@ def _label(data: SessionData, name: str) -> Target:
     sizes = Counter(label for label in text["train"] if label)
     kept = {label for label, trials in sizes.items() if trials >= FEWEST_TRIALS}
     if len(sizes) > MOST_LABELS:
-        raise Undefined(f"the label has {len(sizes)} values, more than {MOST_LABELS}: it is no category")
+        raise Undefined(f"the label has more than {MOST_LABELS} values: it is no category")
     if len(kept) < 2:
         raise Undefined(f"fewer than two labels with {FEWEST_TRIALS} training trials each")
     values = {split: np.array([label if label in kept else "" for label in labels]) for split, labels in text.items()}

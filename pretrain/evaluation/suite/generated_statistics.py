@@ -122,6 +122,8 @@ def _continuous(data: SessionData, made: Mapping[str, Generated]) -> Values:
 def _spec(name: str, definition: str, main: str) -> TableSpec:
     if name.startswith("count_kl"):
         definition += "; infinite, and left out, where the recorded density is 0"
+    if name == "spectrum_rmse":
+        definition += "; left out where the horizon is too short for a frequency that smoothing lets through"
     return TableSpec(
         f"generated_{name}",
         f"generated activity: {name.replace('_', ' ')}",

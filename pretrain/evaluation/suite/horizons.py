@@ -86,7 +86,7 @@ def horizons_section(metric: str, leads: Sequence[int], values: Values) -> dict[
 
 
 def horizon_comparisons(section: Mapping[str, Any], main: str, seed: int) -> list[dict[str, Any]]:
-    """The main row against every other at each lead; `table` is horizons, and the entry names `lead_bins`."""
+    """The main row against every other at each lead; `table` is "horizons, LEAD bins"; `lead_bins` says it too."""
     made = []
     for place, lead in enumerate(section["leads_bins"]):
         rows = {
@@ -94,7 +94,8 @@ def horizon_comparisons(section: Mapping[str, Any], main: str, seed: int) -> lis
             for row, content in section["rows"].items()
         }
         for other in rows:
-            entry = compare_rows("horizons", "higher", rows, main, other, seed) if other != main else None
+            name = f"horizons, {lead} bins"
+            entry = compare_rows(name, "higher", rows, main, other, seed) if other != main else None
             if entry is not None:
                 made.append({**entry, "lead_bins": lead})
     return made

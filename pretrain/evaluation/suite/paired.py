@@ -47,7 +47,7 @@ def paired_bootstrap(differences: np.ndarray, draws: int = DRAWS, seed: int = 0)
     result["p"] = min(1.0, max(2 * float(tail) / (draws + 1), 2.0 ** (1 - len(values))))
     if wins + losses:
         result["sign_p"] = float(binomtest(wins, wins + losses).pvalue)
-        result["wilcoxon_p"] = float(wilcoxon(values).pvalue)
+        result["wilcoxon_p"] = float(np.asarray(wilcoxon(values))[1])
     return result
 
 

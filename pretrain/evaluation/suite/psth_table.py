@@ -5,6 +5,7 @@ N windows, T bins, C units.
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.recording import SPLITS
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.evaluation.psth import condition_psth_r2, smoothed_psth
+from neurochorus.pretrain.evaluation.suite.decoding_targets import MOST_LABELS
 from neurochorus.pretrain.evaluation.suite.session_data import SessionData
 from neurochorus.pretrain.evaluation.suite.settings import SuiteSettings
 from neurochorus.pretrain.evaluation.suite.smoothing import exponential_smoothing
@@ -19,6 +21,9 @@ from neurochorus.pretrain.evaluation.suite.tables import TableSpec, Undefined
 
 SMOOTHED_DECAY_BINS = 5.0
 AUTOENCODER = "autoencoder"
+Average = Literal["uniform", "variance"]
+AVERAGES: tuple[Average, ...] = ("uniform", "variance")
+METRICS = {"uniform": "r2", "variance": "r2_variance_weighted"}
 
 
 def psth_tables(
@@ -47,20 +52,26 @@ def psth_tables(
     rates["train mean"] = np.broadcast_to(train_mean_C, test_NTC.shape)
     context = data.forecast.context_bins
     ahead = {condition: psth_TC[context:] for condition, psth_TC in truth.items()}
-    try:
-        here = {row: condition_psth_r2(values, test_N, truth) for row, values in rates.items()}
-        later = {row: condition_psth_r2(values, test_N, ahead) for row, values in forecast_rates.items()}
-    except ValueError as error:
-        raise Undefined(str(error)) from None
-    main = next(iter(models))
-    return {_spec(settings): here, _forecast_spec(settings, main): later}
+    main, made = next(iter(models)), {}
+    for average in AVERAGES:
+        try:
+            here = {row: condition_psth_r2(values, test_N, truth, average) for row, values in rates.items()}
+            later = {row: condition_psth_r2(values, test_N, ahead, average) for row, values in forecast_rates.items()}
+        except ValueError as error:
+            raise Undefined(str(error)) from None
+        made |= {_spec(settings, average): here, _forecast_spec(settings, average, main): later}
+    return made
 
 
 def _conditions(data: SessionData, settings: SuiteSettings) -> dict[str, np.ndarray]:
     """Number of the condition of each window by split, -1 for conditions with too few trials."""
     labels = {split: [trial.labels for trial in data.trials(split)] for split in SPLITS}
     known = sorted({name for split in SPLITS for trial in labels[split] for name in trial})
-    wanted = known if settings.condition_labels is None else settings.condition_labels
+    values = {
+        name: {str(trial.get(name)) for split in SPLITS for trial in labels[split]} for name in known
+    }  # a time, say, is another in every trial
+    categories = [name for name in known if len(values[name]) <= MOST_LABELS]
+    wanted = categories if settings.condition_labels is None else settings.condition_labels
     for name in wanted:
         if name not in known:
             raise Undefined(
@@ -89,32 +100,42 @@ def _train_psth(
     return np.stack([own.get(condition, over_all) for condition in test_N.tolist()])
 
 
-def _truth(settings: SuiteSettings) -> str:
-    which = "all labels" if settings.condition_labels is None else ", ".join(settings.condition_labels) or "none"
+def _truth(settings: SuiteSettings, average: Average) -> str:
+    how = (
+        "averaged over units whose PSTH varies (nlb_tools eval_psth); a unit that hardly fires weighs as much as any"
+        if average == "uniform"
+        else "averaged over units by the variance of their PSTHs"
+    )
+    which = (
+        f"all with at most {MOST_LABELS} values"
+        if settings.condition_labels is None
+        else ", ".join(settings.condition_labels) or "none"
+    )
     return (
         f"true PSTHs: mean over all trials of a condition, smoothed by a Gaussian of sd {settings.psth_smoothing_s:g} "
         f"s; conditions: combinations of the trials' labels ({which}) with at least {settings.condition_trials} "
         "trials, one for all trials without labels. Rates are averaged over the evaluated trials of a condition, "
-        "conditions are stacked, and R2 is averaged over units whose PSTH varies (nlb_tools eval_psth)"
+        f"conditions are stacked, and R2 is {how}"
     )
 
 
-def _spec(settings: SuiteSettings) -> TableSpec:
+def _spec(settings: SuiteSettings, average: Average) -> TableSpec:
     return TableSpec(
-        "psth_r2",
+        f"psth_{METRICS[average]}",
         "PSTH R2 of rates of the same bins",
-        "r2",
-        f"{_truth(settings)}. The autoencoder reads the bins that it is scored on. The PSTH of the train trials is "
-        "made of most of the trials behind the true one: what is nearly reachable, not a baseline.",
+        METRICS[average],
+        f"{_truth(settings, average)}. The autoencoder reads the bins that it is scored on. The PSTH of the train "
+        "trials is made of most of the trials behind the true one: what is nearly reachable, not a baseline.",
         main=AUTOENCODER,
     )
 
 
-def _forecast_spec(settings: SuiteSettings, main: str) -> TableSpec:
+def _forecast_spec(settings: SuiteSettings, average: Average, main: str) -> TableSpec:
     return TableSpec(
-        "psth_r2_forecast",
+        f"psth_{METRICS[average]}_forecast",
         "PSTH R2 of forecasts",
-        "r2",
-        f"{_truth(settings)}. Over the bins of the horizon; rates are free-running forecasts, means over samples.",
+        METRICS[average],
+        f"{_truth(settings, average)}. Over the bins of the horizon; rates are free-running forecasts, means over "
+        "samples.",
         main=main,
     )

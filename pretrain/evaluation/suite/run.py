@@ -25,6 +25,8 @@ from neurochorus.pretrain.evaluation.suite.settings import SUITES, SuiteSettings
 from neurochorus.pretrain.evaluation.suite.tables import SuiteTable, TableSpec, Undefined
 
 ALL = "all"
+COMPARED = ("poisson_d2", "bits_per_spike_unit_mean", "r2_variance_weighted", "mae")
+"Conventions whose rows are compared; the others are variants of these or of the default."
 
 
 Tables = dict[TableSpec, dict[str, float]]
@@ -96,7 +98,8 @@ class Suite:
         tables = list(self._tables.values())
         for table in tables:
             table.notes = {name: self._reason(name, table) for name in self._sessions if name not in table.values}
-        seed, made = self.settings.seed, {"tables": [table.to_json() for table in tables]}
+        seed = self.settings.seed
+        made: dict[str, Any] = {"tables": [table.to_json() for table in tables]}
         compared = [_as_suite_table(name, main, content) for name, (main, content) in main_tables.items()] + tables
         comparisons = [entry for table in compared for entry in comparisons_of(table, seed)]
         if self._horizons:
@@ -146,7 +149,7 @@ def convention_tables(data: SessionData, rates: ScoredRates, main: str) -> Table
                 convention.name,
                 convention.definition,
                 convention.better,
-                main=first,
+                main=first if convention.name in COMPARED else None,
             )
             try:
                 made[spec] = {row: convention.score(signal, values, means_C) for row, values in rows.items()}

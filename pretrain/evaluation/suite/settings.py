@@ -14,12 +14,14 @@ class SuiteSettings:
     "Which units are held out, which trials decoders are trained on, and the draws of the bootstrap."
     held_out_share: float = 0.25
     "Share of a session's units that co-smoothing predicts from the others."
+    few_shot_trials: int | None = None
+    "Windows of the train split that the few-shot form and its baselines learn held-out units from; null: all."
     leads_bins: list[int] | None = None
     "Leads of the table of horizons; null: 1, 2, 5, 10, 20, 50, ... and the whole horizon."
     psth_smoothing_s: float = 0.04
     "sd of the Gaussian that smooths true PSTHs, s (NLB: 0.07 for mc_maze, 0.04 for area2_bump)."
     condition_labels: list[str] | None = None
-    "Labels of trials whose combinations are the conditions of PSTH R2; null: all of them."
+    "Labels of trials whose combinations are the conditions of PSTH R2; null: all with at most 8 values."
     condition_trials: int = 5
     "Fewest trials, of all splits, of a condition."
     covariates: list[str] | None = None
@@ -41,6 +43,8 @@ class SuiteSettings:
         found = at_least(
             self, 1, "decoding_windows", "synthetic_samples", "generated_splits", "condition_trials"
         ) + at_least(self, 0, "psth_smoothing_s", "seed")
+        if self.few_shot_trials is not None:
+            found += at_least(self, 2, "few_shot_trials")
         if not 0 < self.held_out_share < 1:
             found.append(f"held_out_share: {self.held_out_share}; expected a share above 0 and below 1")
         for name in ("leads_bins", "synthetic_trials"):

@@ -20,7 +20,7 @@ def exponential_smoothing(signal_NTC: np.ndarray, decay_bins: float, causal: boo
     one = np.ones((1, values.shape[1], 1))
 
     def past(x: np.ndarray) -> np.ndarray:
-        return lfilter([1.0], [1.0, -keep], x, axis=1)
+        return np.asarray(lfilter([1.0], [1.0, -keep], x, axis=1))
 
     if causal:
         return past(values) / past(one)

@@ -68,7 +68,7 @@ def generated_rows(features: GeneratedFeatures, target: Target) -> dict[TableSpe
             rows[f"{learned_from} to {applied_to}"] = decoder.score(others, test)
     spec = TableSpec(
         f"decoding_generated_{target.table}",
-        f"decoding of {target.name}: decoders of recorded latents on generated ones, and vice versa",
+        f"{target.title}: decoders of recorded latents on generated ones, and vice versa",
         target.metric,
         "A decoder of latents, trained on recorded or generated trials of the train split, applied to recorded or "
         f"generated trials of the {split} split; over the bins of the horizon. A generated trial is one free-running "
@@ -102,7 +102,7 @@ def synthetic_rows(features: GeneratedFeatures, target: Target) -> dict[TableSpe
         return {}
     spec = TableSpec(
         f"decoding_synthetic_{target.table}",
-        f"decoding of {target.name}: the gain from synthetic trials",
+        f"{target.title}: the gain from synthetic trials",
         target.metric,
         f"Decoders trained on n recorded trials of the train split, or on these and {samples} synthetic ones for each "
         f"(free-running samples from its context, with its covariates), scored on recorded trials of the {split} "
