@@ -26,7 +26,6 @@ from neurochorus.launch.comparing_parts import (
     scratch_settings,
 )
 from neurochorus.models import load, read_training
-from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.output_file import write_whole
 from neurochorus.pretrain.evaluation.picture_style import png_bytes
 from neurochorus.pretrain.evaluation.transfer import (
@@ -74,7 +73,8 @@ def prepare(options: Any, values: Mapping[str, Any]) -> tuple[Comparison, Corpus
         raise ValueError(f"--arms {wrong[0]}: expected rows, lora, unfreeze or full")
     finetune = parse_settings(FinetuneConfig, dict(values), options.config or "command line")
     model = json.loads((Path(finetune.model) / "config.json").read_text())["model"]
-    scratch = scratch_settings(finetune, model, _base(options, finetune))
+    forecast = read_training(finetune.model).get("forecast", {})
+    scratch = scratch_settings(finetune, model, forecast, _base(options, finetune))
     corpus = Corpus(finetune.data.paths, finetune.data.bin_s)
     sessions = select_sessions(corpus.sessions, finetune.data.sessions, finetune.data.exclude)
     sizes = [Size.parse(text) for text in options.small] if options.small else default_sizes(scratch.model)
@@ -211,10 +211,6 @@ def _thinned(comparison: Comparison, corpus: Corpus, fraction: float, seed: int)
     return ThinnedCorpus(corpus.datasets, comparison.finetune.data.bin_s, list(comparison.sessions), fraction, seed)
 
 
-def _forecast(comparison: Comparison) -> ForecastSection:
-    return ForecastSection(**read_training(comparison.finetune.model).get("forecast", {}))
-
-
 def _measured(
     comparison: Comparison, corpus: Corpus, part: Part, sessions: Sequence[str], split: str
 ) -> dict[str, float]:
@@ -222,7 +218,7 @@ def _measured(
     file = part.product.parent.parent / f"forecast-{split}.json"
     if file.exists():
         return json.loads(file.read_text())
-    model, forecast = load(part.product.parent), _forecast(comparison)
+    model, forecast = load(part.product.parent), comparison.scratch.forecast
     made = {session: float(forecast_value(model, corpus, session, split, forecast)) for session in sessions}
     write_whole(file, lambda handle: handle.write(json.dumps(made).encode()))
     return made
@@ -232,6 +228,6 @@ def _baselines(comparison: Comparison, corpus: Corpus, fraction: float, seed: in
     file = comparison.folder(fraction, seed, f"baselines-{session}.json")
     if file.exists():
         return json.loads(file.read_text())
-    made = baseline_values(corpus, session, "test", _forecast(comparison))
+    made = baseline_values(corpus, session, "test", comparison.scratch.forecast)
     write_whole(file, lambda handle: handle.write(json.dumps(made).encode()))
     return made

@@ -135,14 +135,16 @@ class Comparison:
         return Part(title, command, folder / "export" / "config.json", self.out / "logs" / f"{file.stem}.txt")
 
 
-def scratch_settings(finetune: FinetuneConfig, model: Mapping[str, Any], base: Mapping[str, Any]) -> RunConfig:
+def scratch_settings(
+    finetune: FinetuneConfig, model: Mapping[str, Any], forecast: Mapping[str, Any], base: Mapping[str, Any]
+) -> RunConfig:
     """Training from nothing that matches an adaptation: the model's architecture, the adaptation's budget.
 
-    `model`: settings of the pretrained model. `base`: settings of a run, whose learning rates, decay and schedules are
-    kept. Steps, batches, precision, early stopping and the rest of how it is trained are those of the adaptation.
-    Raises ValueError for settings that do not fit.
+    `model`, `forecast`: settings of the pretrained model and of its forecasts. `base`: settings of a run, whose
+    learning rates, decay and schedules are kept. Steps, batches, precision, early stopping and the rest of how it is
+    trained are those of the adaptation. Raises ValueError for settings that do not fit.
     """
-    values = {key: value for key, value in base.items() if key in ("autoencoder", "dynamics", "spikes", "forecast")}
+    values = {key: value for key, value in base.items() if key in ("autoencoder", "dynamics", "spikes")}
     for stage in ("autoencoder", "dynamics"):
         section = getattr(finetune, stage)
         own = {key: value for key, value in dict(values.get(stage) or {}).items() if key != "init"}
@@ -150,4 +152,6 @@ def scratch_settings(finetune: FinetuneConfig, model: Mapping[str, Any], base: M
     shared = ("run", "data", "train", "zero", "checkpoint", "wandb", "watch", "stop")
     values |= {key: settings_to_dict(finetune)[key] for key in shared}
     values["run"] = {**values["run"], "init": None}
-    return parse_settings(RunConfig, {**values, "model": dict(model)}, "training from scratch")
+    return parse_settings(
+        RunConfig, {**values, "model": dict(model), "forecast": dict(forecast)}, "training from scratch"
+    )

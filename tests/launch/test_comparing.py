@@ -1,6 +1,7 @@
 """finetune.py --compare: what is trained, what is refused, and the whole command on a tiny data set."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,16 +9,19 @@ import pytest
 import yaml
 
 from neurochorus.data_shards.settings import parse_settings, read_settings
-from neurochorus.launch import commands, finetune, pretrain, shard
+from neurochorus.launch import comparing, finetune
+from neurochorus.launch.commands import Part
 from neurochorus.launch.comparing import _keep_to_settings, _names, prepare
 from neurochorus.launch.comparing_parts import Comparison, Size, default_sizes, scratch_settings
 from neurochorus.models import AutoencoderConfig, ModelConfig, TransformerConfig, load, read_training
+from neurochorus.pretrain import finetuning, pretraining
 from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.distributed import process_group
 from neurochorus.pretrain.evaluation.evaluate import evaluate
 from neurochorus.pretrain.evaluation.transfer import baseline_values, forecast_value
 from neurochorus.pretrain.finetuning import FinetuneConfig
-from tests.launch.test_pipeline import CONFIG, RECIPE
 from tests.models.conftest import small_model
+from tests.pretrain.adaptation.small_runs import write_base
 from tests.pretrain.suite_corpus import FORECAST, write_suite_corpus
 
 FINETUNE = """
@@ -26,6 +30,7 @@ dynamics: {steps: 5}
 train: {global_batch: 8, micro_batch: 4}
 stop: {every: 3, patience: 2, batches: 2}
 checkpoint: {every: 100}
+wandb: {mode: disabled}
 data: {workers: 0}
 """
 
@@ -38,10 +43,11 @@ def comparison(tmp_path: Path, **changes: object) -> Comparison:
     base = {
         "autoencoder": {"steps": 900, "learning_rate": 2e-3, "init": "x"},
         "dynamics": {"steps": 9, "weight_decay": 0.3},
-        "data": {"path": "other"}, "train": {"global_batch": 99}, "forecast": {"context_bins": 20, "horizon_bins": 10},
+        "data": {"path": "other"}, "train": {"global_batch": 99},
     }  # fmt: skip
     made = {
-        "finetune": finetune, "scratch": scratch_settings(finetune, model, base), "sessions": ("a", "b"),
+        "finetune": finetune, "sessions": ("a", "b"),
+        "scratch": scratch_settings(finetune, model, {"context_bins": 20, "horizon_bins": 10}, base),
         "arms": ("rows", "full"), "fractions": (0.25, 1.0), "seeds": (0, 1), "sizes": (Size(8, 1, 3),), "ranks": 1,
         "out": tmp_path,
     }  # fmt: skip
@@ -118,30 +124,32 @@ def test_the_forecast_is_that_of_evaluate(tmp_path: Path) -> None:
 def test_the_whole_command_and_going_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Trainings are run in this process: starting Python for each would take most of the time."""
     trained: list[str] = []
-
-    def in_this_process(words: list[str], title: str, log: Path | None = None) -> float:
-        trained.append(title)
-        assert {"finetune.py": finetune, "pretrain.py": pretrain}[Path(words[1]).name].main(words[2:]) == 0
-        return 0.0
-
-    monkeypatch.setattr(commands, "run", in_this_process)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    (tmp_path / "config.yaml").write_text(CONFIG.replace("workers: 1", "workers: 0").replace("stage: 2", "stage: 0"))
+    write_base(tmp_path)
     (tmp_path / "finetune.yaml").write_text(FINETUNE)
     data, out = str(tmp_path / "data"), tmp_path / "out"
-    assert shard.main(["--recipe", str(tmp_path / "recipe.yaml"), "--out", data]) == 0
-    assert (
-        pretrain.main(["--config", str(tmp_path / "config.yaml"), f"run.dir={tmp_path}/run", f"data.path={data}"]) == 0
-    )
-    words = ["--model", f"{tmp_path}/run/export", "--data", data, "--sessions", "subject:bee", "--out", str(out)]
+    words = ["--model", f"{tmp_path}/base", "--data", data, "--sessions", "c1", "b2", "--out", str(out)]
     words += ["--config", str(tmp_path / "finetune.yaml"), "--compare", "scratch", "--small", "8:1:2", "8:1:4"]
-    assert finetune.main([*words, "--arms", "rows", "--fractions", "0.5", "--seeds", "0"]) == 0
-    assert trained == [f"50 % of the data, seed 0: {name}" for name in (
-        "rows", "scratch-jointly", "scratch-bee_s1", "scratch-bee_s2", "scratch-small-8-1-2", "scratch-small-8-1-4"
-    )]  # fmt: skip
-    trained.clear()
-    assert finetune.main([*words, "--arms", "rows", "full", "--fractions", "0.5", "1", "--seeds", "0", "1"]) == 0
+    with process_group() as ranks:
+
+        def in_this_process(parts: Sequence[Part], jobs: int) -> None:
+            for part in parts:
+                trained.append(part.title)
+                file = part.command[part.command.index("--config") + 1]
+                if part.command[1].endswith("finetune.py"):
+                    finetuning.finetune(read_settings(FinetuneConfig, file), ranks)
+                else:
+                    pretraining.pretrain(read_settings(RunConfig, file), ranks)
+                assert part.product.exists()
+
+        monkeypatch.setattr(comparing, "run_all", in_this_process)
+        assert finetune.main([*words, "--arms", "rows", "--fractions", "0.5", "--seeds", "0"]) == 0
+        assert trained == [f"50 % of the data, seed 0: {name}" for name in (
+            "rows", "scratch-jointly", "scratch-c1", "scratch-b2", "scratch-small-8-1-2", "scratch-small-8-1-4"
+        )]  # fmt: skip
+        trained.clear()
+        assert finetune.main([*words, "--arms", "rows", "full", "--fractions", "0.5", "1", "--seeds", "0", "1"]) == 0
     # what was there is kept; of the sizes only the best one is trained with further seeds
     assert [title for title in trained if title.startswith("50 % of the data, seed 0")] == [
         "50 % of the data, seed 0: full"
@@ -149,23 +157,24 @@ def test_the_whole_command_and_going_on_with_it(
     assert len([title for title in trained if "small" in title]) == 1 + 2 + 1
     results = json.loads((out / "transfer.json").read_text())
     assert (results["fractions"], results["seeds"]) == ([0.5, 1.0], [0, 1])
-    sessions = ["bee_s1", "bee_s2"]
+    sessions = ["c1", "b2"]
     assert list(results["arms"]) == ["pretrained, rows", "pretrained, full", "scratch, jointly",
                                      "scratch, jointly, small", "scratch, per session"]  # fmt: skip
     for by_fraction in results["arms"].values():
         assert {text: {s: len(v) for s, v in values.items()} for text, values in by_fraction.items()} == {
             text: dict.fromkeys(sessions, 2) for text in ("0.5", "1")
         }
-    assert results["trials"] == {"0.5": dict.fromkeys(sessions, 9), "1": dict.fromkeys(sessions, 18)}
+    for session in sessions:
+        assert results["trials"]["0.5"][session] == round(results["trials"]["1"][session] / 2)
     assert set(results["baselines"]) == {"train mean", "trailing mean", "ridge", "ridge mix"}
     assert len(results["comparisons"]) == 2 * 2 * 3
     assert set(results["small"]["1"]["valid"]) == {"8:1:2", "8:1:4"}
     assert (out / "transfer.png").read_bytes()[:4] == b"\x89PNG"
     assert "| pretrained, rows |" in (out / "transfer.md").read_text()
     full = load(out / "fraction1" / "seed0" / "full" / "export")
-    assert [session.session_id for session in full.registry.sessions] == ["ant_s1", "ant_s2", *sessions]
-    scratch = read_training(out / "fraction0.5" / "seed1" / "scratch-bee_s1" / "export")
-    assert (scratch["sessions"], scratch["fraction"], scratch["autoencoder"]["steps"]) == (["bee_s1"], 0.5, 7)
+    assert {session.session_id for session in full.registry.sessions} == {"a1", "b1", *sessions}
+    scratch = read_training(out / "fraction0.5" / "seed1" / "scratch-c1" / "export")
+    assert (scratch["sessions"], scratch["fraction"], scratch["autoencoder"]["steps"]) == (["c1"], 0.5, 7)
     capsys.readouterr()
     assert finetune.main([*words, "--set", "autoencoder.steps=8"]) == 1
     assert "made with other settings (finetune, scratch)" in capsys.readouterr().err
