@@ -137,7 +137,7 @@ class StreamingRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffer, whatever was pushed; a refit takes about as much again while it runs."""
+        """Bytes of the buffer, whatever was pushed. A refit of spikes takes about three times as much."""
         return self.recent.nbytes
 
     def push(self, signal_TC: np.ndarray, continues: bool = True) -> None:
