@@ -134,8 +134,10 @@ def test_a_stage_ends_when_its_score_does_not_improve_and_its_best_is_exported(
     assert facts["best_step"] == lines[-1]["best_step"] == (scores.index(best) + 1 if best in scores else 0)
     assert len(lines) == facts["stopped_at"] == facts["best_step"] + STOP["patience"] < 40
     assert 0 < facts["standard_error"] < 1
-    (kept,) = (folder / "straight" / "checkpoints" / "autoencoder" / "best").iterdir()
-    assert kept.name == f"step_{facts['best_step']:08d}.safetensors"
+    # beside it, at most what the checkpoints that are kept name
+    kept = [file.name for file in (folder / "straight" / "checkpoints" / "autoencoder" / "best").iterdir()]
+    assert f"step_{facts['best_step']:08d}.safetensors" in kept
+    assert len(kept) <= 3
 
 
 def test_a_run_stopped_after_every_step_ends_where_the_undisturbed_one_does(work: tuple[Path, dict[str, Any]]) -> None:
