@@ -255,6 +255,7 @@ def fitted_elsewhere(prepared: Prepared, path: Path, part: str) -> dict[str, Ten
             )
         return weights
     tables = {f"{name}.weight" for name, _ in tables_of(getattr(model, part))}
+    tables |= {"unit_mean", "unit_sd"}  # their new rows are shrunk as the fit was told to
     for name, value in own.items():
         rows = len(prepared.old_state[f"{part}.{name}"]) if name in tables else None
         if not torch.equal(weights[name][:rows] if rows else weights[name], value[:rows] if rows else value):
