@@ -102,6 +102,10 @@ class UnitRegistry:
         """Subject ids in the order in which they first came; subject number i is subjects[i - 1]."""
         return list(dict.fromkeys(session.subject_id for session in self.sessions))
 
+    def known_among(self, entries: Iterable[SessionEntry]) -> list[SessionEntry]:
+        """Those of `entries` whose session ids are in the model, in their order; their units are not compared."""
+        return [entry for entry in entries if entry.session_id in self._places]
+
     def session(self, session_id: str) -> SessionRows:
         """Return a session by id; an unknown one is a ValueError that says how to add it."""
         return self.sessions[self.session_index(session_id) - 1]

@@ -58,8 +58,7 @@ def run(options: Any, console: Console) -> dict[str, Any]:
     model = load(options.model, options.device)
     set_sampling(model, options.sampling)
     corpus = Corpus(list(options.data), model.registry.bin_s)
-    known = {session.session_id for session in model.registry.sessions}
-    in_both = [entry for entry in corpus.sessions if entry.session_id in known]
+    in_both = model.registry.known_among(corpus.sessions)
     if not in_both:
         found = ", ".join(entry.session_id for entry in corpus.sessions[:5])
         raise ValueError(

@@ -49,8 +49,7 @@ def run(options: Any, console: Console) -> dict[str, Any]:
     """Results as plain values; raises ValueError for a model and data that do not fit."""
     model = load(options.model, options.device)
     corpus = Corpus(list(options.data), model.registry.bin_s)
-    known = {session.session_id for session in model.registry.sessions}
-    in_both = [entry for entry in corpus.sessions if entry.session_id in known]
+    in_both = model.registry.known_among(corpus.sessions)
     if not (in_both or options.sessions):
         raise ValueError(
             f"{options.model}: knows none of the sessions in {', '.join(options.data)}: add them with "

@@ -26,7 +26,6 @@ from neurochorus.pretrain.adaptation.old_rows import (
     freeze_all_but_new_rows,
     restore_old_rows,
     state_of,
-    tables_of,
 )
 from neurochorus.pretrain.adaptation.refusals import refuse_known_sessions, refuse_other_recordings
 from neurochorus.pretrain.adaptation.replay import ReplayedData, ReplaySection
@@ -254,11 +253,10 @@ def fitted_elsewhere(prepared: Prepared, path: Path, part: str) -> dict[str, Ten
                 f"{part}.init {path}: it was fitted on another model than {prepared.base_weights}; fit it here"
             )
         return weights
-    tables = {f"{name}.weight" for name, _ in tables_of(getattr(model, part))}
-    tables |= {"unit_mean", "unit_sd"}  # their new rows are shrunk as the fit was told to
     for name, value in own.items():
-        rows = len(prepared.old_state[f"{part}.{name}"]) if name in tables else None
-        if not torch.equal(weights[name][:rows] if rows else weights[name], value[:rows] if rows else value):
+        old = prepared.old_state[f"{part}.{name}"]  # what has grown since, new rows and rates, is the fit's to say
+        known = slice(len(old)) if old.ndim else ...
+        if not torch.equal(weights[name][known], value[known]):
             raise ValueError(f"{part}.init {path}: '{name}' differs from the model's: it was fitted on another model")
     return weights
 

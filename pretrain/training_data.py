@@ -1,6 +1,6 @@
 """The recordings of a run: which sessions, in which order, and whether they are long enough."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from neurochorus.data_shards.batch import Batch
@@ -38,17 +38,34 @@ class TrainingData:
         return [self.corpus.session(name) for name in self.session_ids]
 
     def plan(self, config: RunConfig, stage: str) -> SamplePlan:
-        return SamplePlan.from_corpus(
-            self.corpus,
-            "train",
-            self.session_ids,
-            seed=seed_number(f"{config.run.seed}/{stage}"),
-            group=config.train.micro_batch,
-            window_bins=config.data.window_bins,
-            alpha=config.data.alpha,
-            mixture=config.data.mixture,
-            overrides=config.data.weights,
-        )
+        return sample_plan(config, self.corpus, "train", self.session_ids, stage, config.data.weights)
+
+
+def sample_plan(
+    config: RunConfig,
+    corpus: Corpus,
+    split: str,
+    session_ids: Sequence[str],
+    purpose: str,
+    weights: Mapping[str, float] | None = None,
+    group: int | None = None,
+) -> SamplePlan:
+    """The order of a split's samples as the run's settings say; `purpose` makes its chance another than that of others.
+
+    `weights`: factors on the weight of sessions, by pattern. `group`: samples of one session in a row; None: as many as
+    a micro-batch has.
+    """
+    return SamplePlan.from_corpus(
+        corpus,
+        split,
+        session_ids,
+        seed=seed_number(f"{config.run.seed}/{purpose}"),
+        group=config.train.micro_batch if group is None else group,
+        window_bins=config.data.window_bins,
+        alpha=config.data.alpha,
+        mixture=config.data.mixture,
+        overrides=weights,
+    )
 
 
 def share_of_train_split(

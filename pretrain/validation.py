@@ -13,7 +13,6 @@ from torch import Tensor
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.loader import training_batches
-from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
 from neurochorus.data_shards.windows import WindowTable
@@ -21,7 +20,7 @@ from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import Engine
 from neurochorus.pretrain.stages import Stage
-from neurochorus.pretrain.training_data import TrainingData
+from neurochorus.pretrain.training_data import TrainingData, sample_plan
 
 Numbered = Iterable[tuple[int, Batch]]
 """Micro-batches with their numbers among those of all ranks."""
@@ -102,16 +101,7 @@ def validation_windows(
         batches = max(ranks.world, 2, min(batches, windows_there // micro_batch))
     if batches < ranks.world:
         raise ValueError(f"evaluation.batches: {batches} for {ranks.world} ranks: give each of them one at least")
-    plan = SamplePlan.from_corpus(
-        data.corpus,
-        "valid",
-        sessions,
-        seed=seed_number(f"{config.run.seed}/validation"),
-        group=micro_batch,
-        window_bins=config.data.window_bins,
-        alpha=config.data.alpha,
-        mixture=config.data.mixture,
-    )
+    plan = sample_plan(config, data.corpus, "valid", sessions, "validation", group=micro_batch)
 
     def windows() -> Numbered:
         own = training_batches(

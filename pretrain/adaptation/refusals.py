@@ -23,11 +23,9 @@ def refuse_other_recordings(model: NeuralModel, data: TrainingData) -> None:
 
 def refuse_known_sessions(model: NeuralModel, data: TrainingData) -> None:
     """Raise ValueError when the model knows a session already: with other units, or as the same recording."""
-    known = {session.session_id for session in model.registry.sessions}
-    for entry in data.entries:
-        if entry.session_id in known:
-            model.registry.rows(entry)  # says in what another recording of that name differs
-            raise ValueError(
-                f"session {entry.session_id!r} is in the model already, with the same units: choose new sessions with "
-                "data.sessions, or train on it again with replay"
-            )
+    for entry in model.registry.known_among(data.entries):
+        model.registry.rows(entry)  # says in what another recording of that name differs
+        raise ValueError(
+            f"session {entry.session_id!r} is in the model already, with the same units: choose new sessions with "
+            "data.sessions, or train on it again with replay"
+        )

@@ -10,10 +10,9 @@ from neurochorus.data_shards.interleaved_plan import InterleavedPlan
 from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
-from neurochorus.data_shards.seeds import seed_number
 from neurochorus.data_shards.settings import settings
 from neurochorus.pretrain.config import RunConfig
-from neurochorus.pretrain.training_data import TrainingData
+from neurochorus.pretrain.training_data import TrainingData, sample_plan
 
 
 @settings
@@ -55,8 +54,7 @@ class ReplayedData(TrainingData):
         Raises ValueError where none is known, or the data's units, bins or modality are not those that the model knows.
         """
         old = Corpus(section.paths, bin_s)
-        known = {session.session_id for session in registry.sessions}
-        in_both = [entry for entry in old.sessions if entry.session_id in known]
+        in_both = registry.known_among(old.sessions)
         if not in_both:
             found = ", ".join(entry.session_id for entry in old.sessions[:5])
             raise ValueError(
@@ -72,16 +70,7 @@ class ReplayedData(TrainingData):
 
     def plan(self, config: RunConfig, stage: str) -> SamplePlan:
         """The new sessions' own order, with groups of old ones in between."""
-        old = SamplePlan.from_corpus(
-            self.corpus,
-            "train",
-            self.replayed,
-            seed=seed_number(f"{config.run.seed}/{stage}/replay"),
-            group=config.train.micro_batch,
-            window_bins=config.data.window_bins,
-            alpha=config.data.alpha,
-            mixture=config.data.mixture,
-        )
+        old = sample_plan(config, self.corpus, "train", self.replayed, f"{stage}/replay")
         return InterleavedPlan(self.new.plan(config, stage), old, self.share)
 
 

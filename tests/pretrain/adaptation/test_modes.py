@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from neurochorus.data_shards.settings import SettingsError
-from neurochorus.models import NeuralModel
+from neurochorus.models import NeuralModel, save
 from neurochorus.pretrain.adaptation.low_rank import LoraSection, add_low_rank, merged, refuse_idle_targets
 from neurochorus.pretrain.adaptation.old_rows import tables_of
 from neurochorus.pretrain.adaptation.preview import preview
 from neurochorus.pretrain.adaptation.unfreezing import UnfreezeSection, beginnings, depths
 from neurochorus.pretrain.config import StageSection
-from neurochorus.pretrain.finetuning import prepare
+from neurochorus.pretrain.finetuning import fitted_elsewhere, prepare
 from neurochorus.pretrain.optimizer import make_optimizer, parameter_groups
 from tests.models.conftest import small_model
 from tests.pretrain.adaptation.small_runs import tuning
@@ -138,3 +138,18 @@ def test_the_preview_counts_what_moves(base: Path) -> None:
         assert frozen == known
     (session,) = full.sessions
     assert (session.session_id, session.units) == ("c1", 6)
+
+
+def test_a_fit_of_rows_that_is_taken_over_brings_its_rates_along(base: Path, tmp_path: Path) -> None:
+    """Rates of new units are shrunk as the fit was told to, so that another head's fine-tuning does not know them."""
+    fitted = prepare(tuning(base)).model
+    fitted.autoencoder.row_prior = None
+    save(fitted, tmp_path / "fitted")
+    other = prepare(tuning(base, autoencoder={"init": str(tmp_path / "fitted")}))
+    assert not torch.equal(other.model.autoencoder.unit_mean, fitted.autoencoder.unit_mean)
+    taken = fitted_elsewhere(other, tmp_path / "fitted", "autoencoder")
+    assert torch.equal(taken["unit_mean"], fitted.autoencoder.unit_mean)
+    fitted.autoencoder.unit_mean[1] += 1  # of a unit that the model knew before
+    save(fitted, tmp_path / "fitted")
+    with pytest.raises(ValueError, match=r"'unit_mean' differs from the model's: it was fitted on another model"):
+        fitted_elsewhere(other, tmp_path / "fitted", "autoencoder")
