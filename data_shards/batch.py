@@ -12,6 +12,7 @@ from torch import Tensor
 
 from neurochorus.data_shards.blocks import Block
 from neurochorus.data_shards.dataset import Sample
+from neurochorus.data_shards.earlier import joined_earlier
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.registry import UnitRegistry
@@ -40,6 +41,10 @@ class Batch:
     is all padding (evaluation_batches)."""
     hidden_BTC: Tensor | None = None
     "bool; True where the encoder must not see an entry and is scored on it (augment.coordinated_dropout); or None."
+    earlier_BC: Tensor | None = None
+    "float32; sums of each unit's signal before the window, recent bins counting most (`Earlier`); None: not known."
+    earlier_bins_B: Tensor | None = None
+    "float32; how many bins these sums are worth."
     units_missing: bool = False
     "Whether some session has units, in the registry, that are not among its columns."
 
@@ -135,6 +140,7 @@ class Collate:
         signal_BTC = np.require(signal_BTC, requirements="W")  # a sample's own array is read-only
         one_session = len({block.session_id for block in blocks}) == 1
         covariates_BTK, covariate_mask_BTK = self._joined_covariates(blocks, wiring, signal_BTC.shape[1])
+        earlier = joined_earlier([block.earlier for block in blocks])
         return Batch(
             signal_BTC=torch.from_numpy(signal_BTC),
             unit_rows_BC=torch.from_numpy(
@@ -148,6 +154,8 @@ class Collate:
             covariates_BTK=torch.from_numpy(covariates_BTK),
             covariate_mask_BTK=torch.from_numpy(covariate_mask_BTK),
             sample_ids=[key for block in blocks for key in block.keys],
+            earlier_BC=None if earlier is None else torch.from_numpy(earlier.sums_NC),
+            earlier_bins_B=None if earlier is None else torch.from_numpy(earlier.bins_N),
             units_missing=any(wires.units_missing for wires in wiring),
         )
 

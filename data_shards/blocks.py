@@ -15,6 +15,7 @@ import numpy as np
 from neurochorus.data_shards.buffers import Buffers
 from neurochorus.data_shards.checksum import crc32
 from neurochorus.data_shards.dataset import Sample, ShardDataset
+from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.members import array_header
 from neurochorus.data_shards.recording import SIGNAL_DTYPES
 
@@ -37,6 +38,8 @@ class Block:
     "Length of each window (int64)."
     covariates_NTK: np.ndarray | None
     "float32, NaN where missing and after the end of a window; None when the session has none, or none were wanted."
+    earlier: Earlier | None = None
+    "What came before the samples; None when it was not asked for."
 
     @classmethod
     def of_sample(cls, sample: Sample, start: int = 0, window_bins: int | None = None) -> "Block":

@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
 from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.earlier import EarlierActivity
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.windows import evaluation_starts
 
@@ -22,6 +23,7 @@ def evaluation_batches(
     covariates: Mapping[str, int] | Sequence[str] = (),
     *,
     stride: int | None = None,
+    earlier_memory: float | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
@@ -30,8 +32,8 @@ def evaluation_batches(
     Windows are of `window_bins` bins (None: whole samples), every `stride` bins of a sample (None: side by side) to its
     end, the last one shorter; one rank gets each. A batch is of one session, has at most `batch_size` windows and is
     padded to the longest. Every rank gets equally many batches, so that all can take part in collectives: a surplus one
-    has no sample id, and one sample that is masked throughout. Raises ValueError, before reading anything, for sessions
-    that corpus or registry refuse and for numbers that make no sense.
+    has no sample id, and one sample that is masked throughout. `earlier_memory`: as of `training_batches`. Raises
+    ValueError, before reading anything, for sessions that corpus or registry refuse and for numbers that make no sense.
     """
     if batch_size < 1 or (window_bins is not None and window_bins < 1) or (stride is not None and stride < 1):
         raise ValueError(f"batch_size ({batch_size}), window_bins ({window_bins}), stride ({stride}): at least 1 each")
@@ -40,7 +42,8 @@ def evaluation_batches(
     chosen = [entry.session_id for entry in corpus.sessions] if sessions is None else list(sessions)
     widths = covariates if isinstance(covariates, Mapping) else covariate_widths(corpus.sessions, covariates)
     collate = Collate([corpus.session(name) for name in chosen], registry, widths)
-    return _share(_Cutting(corpus, collate, split, window_bins, stride, batch_size), chosen, rank, world)
+    earlier = None if earlier_memory is None else EarlierActivity(corpus, earlier_memory)
+    return _share(_Cutting(corpus, collate, split, window_bins, stride, batch_size, earlier), chosen, rank, world)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class _Cutting:
     window_bins: int | None
     stride: int | None
     batch_size: int
+    earlier: EarlierActivity | None
 
     def windows(self, session_id: str) -> tuple[np.ndarray, ...]:
         """Global row, first bin, bins of every window of a session, and whether it is only part of a sample."""
@@ -68,6 +72,8 @@ class _Cutting:
         rows, starts, lengths, cut = (column[first : first + self.batch_size] for column in windows)
         wanted = self.collate.wants_covariates(session_id)
         block = self.corpus.read_block(session_id, rows, starts, lengths, covariates=wanted)
+        if self.earlier is not None:
+            block = replace(block, earlier=self.earlier.before(session_id, rows))
         return self.collate.join([block.named(starts, cut)])
 
 

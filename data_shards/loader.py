@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
 from neurochorus.data_shards.blocks import Block
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.dataset import DatasetError
+from neurochorus.data_shards.earlier import EarlierActivity
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.windows import WindowTable, window_starts
@@ -43,6 +45,7 @@ def training_batches(
     samples_seen: int = 0,
     covariates: Covariates = (),
     augment: Sequence[AugmentStep] = (),
+    earlier_memory: float | None = None,
     workers: int = 0,
     prefetch: int = 2,
     pin_memory: bool = True,
@@ -51,7 +54,8 @@ def training_batches(
 
     With micro_batch == plan.group a micro-batch is of one session; a multiple of it mixes sessions and pads their
     units. Where a window is cut depends on (plan.seed, sample number), and what `augment` does to it on (plan.seed,
-    number of the micro-batch's first sample). `covariates` are names, in the order of their columns, or names with
+    number of the micro-batch's first sample). `earlier_memory`: batches also tell what came before their windows, with
+    this time constant in bins (`EarlierActivity`). `covariates` are names, in the order of their columns, or names with
     widths where the sessions at hand may lack some. `samples_seen` must be a multiple of plan.group: any number of
     whole micro-batches is. Worker processes start at the first batch and end with `.close()`, with an error, or when
     nobody holds the generator any longer.
@@ -62,7 +66,8 @@ def training_batches(
     _check(plan, micro_batch, rank, world, samples_seen)
     entries = [corpus.session(session_id) for session_id in plan.session_ids]
     collate = Collate(entries, registry, _widths(corpus, covariates))
-    batches = MicroBatches(corpus, plan, collate, micro_batch, augment)
+    earlier = None if earlier_memory is None else EarlierActivity(corpus, earlier_memory)
+    batches = MicroBatches(corpus, plan, collate, micro_batch, augment, earlier)
     numbers = range(samples_seen + rank * micro_batch, sys.maxsize, world * micro_batch)
     pinned = pin_memory and torch.accelerator.is_available()
     if workers:
@@ -105,9 +110,10 @@ class MicroBatches(Dataset[Batch]):
         collate: Collate,
         micro_batch: int,
         augment: Sequence[AugmentStep] = (),
+        earlier: EarlierActivity | None = None,
     ):
         self._corpus, self._plan, self._collate = corpus, plan, collate
-        self._micro_batch, self._augment = micro_batch, list(augment)
+        self._micro_batch, self._augment, self._earlier = micro_batch, list(augment), earlier
         self._windows = WindowTable(corpus, plan.split, plan.window_bins)
 
     def __getitem__(self, first_sample: int) -> Batch:
@@ -130,6 +136,8 @@ class MicroBatches(Dataset[Batch]):
             shifts_N = shifts(self._augment, generator, slack_N, self._corpus.factor_of(session_id))
         wanted = self._collate.wants_covariates(session_id)
         block = self._corpus.read_block(session_id, rows_N, starts_N, lengths_N, shifts_N, covariates=wanted)
+        if self._earlier is not None:
+            block = replace(block, earlier=self._earlier.before(session_id, rows_N))
         return block if window_bins is None else block.named(starts_N, bins_N > window_bins)
 
 

@@ -39,7 +39,7 @@ ABLATION_ROWS = (
     Row("two_samples", "energy, N = 2 samples in the loss", "two_samples"),
     Row("energy", "energy, N = 4, levels, history noise 0.01 (as in the protocol)", "energy"),
     Row("eight_samples", "energy, N = 8", "eight_samples"),
-    Row("marginal", "energy, and the CRPS of each channel", "marginal"),
+    Row("score_alone", "energy score alone, without the CRPS of each channel", "score_alone"),
     Row("increment", "energy, increments", "increment"),
     Row("no_history_noise", "energy, no history noise", "no_history_noise"),
     Row("masked", "energy, masked order, K = 32 (EAG)", "masked"),

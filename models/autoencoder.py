@@ -12,6 +12,7 @@ latent: both were measured (reference/forecasting_notes.md), hence the future de
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,8 @@ from neurochorus.models.posterior import INITIAL_LOG_SD, Posterior
 from neurochorus.models.row_prior import RowPrior
 from neurochorus.models.time_windows import before, known_next, mean_of_next, sum_of_others, sum_so_far
 from neurochorus.models.units import Table, UnitRows, read_in, read_out
+
+INITIAL_EARLIER_SHARE = 0.6
 
 
 class PointwiseMap(nn.Module):
@@ -63,9 +66,16 @@ class Autoencoder(nn.Module):
         self.decoder = PointwiseMap(config.latents, config.decoder_hidden) if config.decoder_hidden else None
         self.future_maps = nn.Parameter(torch.eye(config.latents).repeat(len(config.future_weights), 1, 1))
         self.gain_strength = nn.Parameter(torch.tensor([math.log(math.expm1(7.0))]))  # softplus gives 7 bins
+        memory = config.earlier_memory_bins
+        self.earlier_strength = None if memory is None else nn.Parameter(torch.tensor([math.log(100.0)]))
+        "Log of how many bins the train mean is worth against earlier activity."
+        self.earlier_rows = None if memory is None else Table(rows, 1, std=0.0)
+        "Share of a unit's earlier shift in level that lasts."
         self.row_prior: RowPrior | None = None
         with torch.no_grad():
             self.unit_offsets.weight[1:] = self.initial_offsets(unit_mean[1:])
+            if self.earlier_rows is not None:
+                self.earlier_rows.weight[1:] = INITIAL_EARLIER_SHARE
             self.to_latent.bias[config.latents :] = INITIAL_LOG_SD
 
     unit_mean: Tensor
@@ -77,7 +87,22 @@ class Autoencoder(nn.Module):
         shape = torch.full_like(bias, self.observation.initial_shape)
         return torch.stack((bias, torch.full_like(bias, 0.3), shape), dim=-1)
 
+    def units_of(self, batch: Batch) -> UnitRows:
+        """What belongs to the units of a batch, and where their slow gains start in each of its windows."""
+        units = self.units(batch.unit_rows_BC)
+        if self.earlier_strength is None:
+            return units
+        sums_BC, bins_B = batch.earlier_BC, batch.earlier_bins_B
+        if sums_BC is None or bins_B is None:  # the parameters are touched all the same, as on other ranks
+            sums_BC, bins_B = torch.zeros_like(units.mean_BC), torch.zeros_like(units.mean_BC[:, 0])
+        with torch.autocast(sums_BC.device.type, enabled=False):
+            bins_B1 = bins_B.unsqueeze(-1)
+            target_BC = self.observation.summed_target(sums_BC, bins_B1, units.mean_BC, units.sd_BC)
+            strength = self.earlier_strength.float().exp()
+            return replace(units, start_BC=self.observation.level(target_BC, bins_B1, units.start_BC, strength))
+
     def units(self, unit_rows_BC: Tensor) -> UnitRows:
+        """What belongs to the units of a batch of which no earlier activity is known."""
         bias_BC, gain_BC, shape_BC = self.unit_offsets(unit_rows_BC).unbind(dim=-1)
         no_history_BC0 = self.unit_mean.new_zeros(*unit_rows_BC.shape, 0)
         return UnitRows(
@@ -88,6 +113,8 @@ class Autoencoder(nn.Module):
             shape_BC=shape_BC,
             history_BCK=no_history_BC0 if self.history_rows is None else self.history_rows(unit_rows_BC),
             mean_BC=self.unit_mean[unit_rows_BC],
+            start_BC=self.observation.usual_level(self.unit_mean[unit_rows_BC]),
+            earlier_BC=None if self.earlier_rows is None else self.earlier_rows(unit_rows_BC)[..., 0],
             sd_BC=self.unit_sd[unit_rows_BC],
             mask_BC=unit_rows_BC > 0,
         )
@@ -138,9 +165,17 @@ class Autoencoder(nn.Module):
             else:
                 sums_BTC = sum_of_others(target_BTC * observed_BTC, memory)
                 weights = sum_of_others(observed_BTC.float(), memory)
-            strength = F.softplus(self.gain_strength.float())
-            offset_BTC = self.observation.slow_offset(sums_BTC, weights, units.mean_BC, strength)
-            return units.gain_BC.float().unsqueeze(1) * offset_BTC
+            strength, start_B1C = F.softplus(self.gain_strength.float()), units.start_BC.unsqueeze(1)
+            level_BTC = self.observation.level(sums_BTC, weights, start_B1C, strength)
+            slow_BTC = units.gain_BC.float().unsqueeze(1) * self.observation.shift(level_BTC, start_B1C)
+            return slow_BTC + self.earlier_level(units)
+
+    def earlier_level(self, units: UnitRows) -> Tensor | float:
+        """What the units' activity before the window adds to the decoder's output, (B, 1, C); 0 without a memory."""
+        if units.earlier_BC is None:
+            return 0.0
+        usual_BC = self.observation.usual_level(units.mean_BC)
+        return (units.earlier_BC.float() * self.observation.shift(units.start_BC, usual_BC)).unsqueeze(1)
 
     def own_past(self, signal_BTC: Tensor, units: UnitRows, slow_BTC: Tensor | None = None) -> Tensor:
         """What each unit's own past adds to the decoder's output at a bin, that bin excluded, (B, T, C).
@@ -148,7 +183,8 @@ class Autoencoder(nn.Module):
         The slow gain (`slow_BTC`: `slow_level`, if it is there already) and the spike history.
         """
         slow_BTC = self.slow_level(signal_BTC, units) if slow_BTC is None else slow_BTC
-        own_BTC = before(slow_BTC)
+        first = self.earlier_level(units)
+        own_BTC = before(slow_BTC - first) + first
         if self.history_rows is None:
             return own_BTC
         with torch.autocast(signal_BTC.device.type, enabled=False):
@@ -174,7 +210,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Training loss summed over valid bins, their number, and the parts of the loss (also sums)."""
-        units = self.units(batch.unit_rows_BC)
+        units = self.units_of(batch)
         keep_BTC, weight_BTC = self._hide(batch)
         posterior = self.posterior(batch.signal_BTC, units, batch.session_B, keep_BTC, batch.bin_mask_BT)
         latent_BTL = posterior.draw() if self.training else posterior.mean_BTL
@@ -287,6 +323,9 @@ class Autoencoder(nn.Module):
             self.unit_offsets.append(self.initial_offsets(unit_mean))
             if self.history_rows is not None:
                 self.history_rows.append(torch.zeros(len(unit_mean), self.config.history_bins))
+            if self.earlier_rows is not None:
+                usual = self.earlier_rows.weight[1:].mean(dim=0)
+                self.earlier_rows.append(usual.expand(len(unit_mean), -1))
             self.session_bias.append(self.session_bias.weight[1:].mean(dim=0).expand(sessions, -1))
             self.unit_mean = torch.cat((self.unit_mean, unit_mean.to(self.unit_mean)))
             self.unit_sd = torch.cat((self.unit_sd, unit_sd.to(self.unit_sd)))

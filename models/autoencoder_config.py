@@ -43,6 +43,9 @@ class AutoencoderConfig:
     slow_gain: bool = True
     gain_memory_bins: float | None = None
     """Time constant of the slow gain in bins; null: everything since the window began."""
+    earlier_memory_bins: float | None = None
+    """Time constant, in bins, of a memory of what each unit did in earlier train samples of its session, from which its
+    slow gain starts; null: it starts at the train mean. For units that drift in rate over many trials."""
     latent_l2: float = 0.0
     """Weight of the mean squared latent (LDNS). LDNS sums over channels and divides by the number of entries of the
     signal, while a bin's loss here is divided by its expected spikes: its `latent_beta` is latent_l2 =
@@ -77,8 +80,12 @@ class AutoencoderConfig:
             found.append(
                 f"posterior_draws: {self.posterior_draws} draws of latents without spread; set variational: true"
             )
-        if self.gain_memory_bins is not None and not self.gain_memory_bins > 0:
-            found.append(f"gain_memory_bins: expected null or a positive number, found {self.gain_memory_bins}")
+        for name in ("gain_memory_bins", "earlier_memory_bins"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                found.append(f"{name}: expected null or a positive number, found {value}")
+        if self.earlier_memory_bins is not None and not self.slow_gain:
+            found.append("earlier_memory_bins: it is where the slow gain starts; set slow_gain: true")
         found += [
             f"future_weights: weight {w} at horizon {k}; expected 0 or more"
             for k, w in self.future_weights.items()

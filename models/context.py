@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.recording import as_counts, as_signal
 from neurochorus.data_shards.registry import UnitRegistry
@@ -22,6 +23,7 @@ def context_batch(
     signal_BTC: np.ndarray,
     unit_ids: Sequence[str] | None = None,
     covariates: Mapping[str, np.ndarray] | None = None,
+    earlier: Earlier | None = None,
 ) -> Batch:
     """See `NeuralModel.context`; `columns`: of each covariate that the model reads, in the order of a batch."""
     session = registry.session(session_id)
@@ -40,6 +42,10 @@ def context_batch(
             f"({', '.join(unknown[:4]) or 'some are named twice'}): give each of the recording's ids once"
         )
     batch, bins = signal.shape[:2]
+    if earlier is not None and earlier.sums_NC.shape != (batch, len(ids)):
+        raise ValueError(
+            f"session {session_id!r}: earlier activity of shape {earlier.sums_NC.shape}; expected ({batch}, {len(ids)})"
+        )
     covariates_BTK = covariate_columns(columns, covariates or {}, batch, bins)
     return Batch(
         signal_BTC=signal,
@@ -50,6 +56,8 @@ def context_batch(
         covariates_BTK=covariates_BTK.nan_to_num(0.0),
         covariate_mask_BTK=~covariates_BTK.isnan(),
         sample_ids=[f"{session_id}-{row:06d}" for row in range(batch)],
+        earlier_BC=None if earlier is None else torch.from_numpy(earlier.sums_NC),
+        earlier_bins_B=None if earlier is None else torch.from_numpy(earlier.bins_N),
         units_missing=len(ids) < len(session.unit_ids),
     )
 

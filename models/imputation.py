@@ -154,4 +154,6 @@ def _one_row(batch: Batch, row: int) -> Batch:
         covariates_BTK=batch.covariates_BTK[one],
         covariate_mask_BTK=batch.covariate_mask_BTK[one],
         sample_ids=batch.sample_ids[one],
+        earlier_BC=None if batch.earlier_BC is None else batch.earlier_BC[one],
+        earlier_bins_B=None if batch.earlier_bins_B is None else batch.earlier_bins_B[one],
     )

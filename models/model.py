@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.settings import parse_settings, settings
@@ -119,6 +120,7 @@ class NeuralModel(nn.Module):
         signal_BTC: np.ndarray,
         unit_ids: Sequence[str] | None = None,
         covariates: Mapping[str, np.ndarray] | None = None,
+        earlier: Earlier | None = None,
     ) -> Batch:
         """A batch of one session from an array of counts (or samples of the continuous signal).
 
@@ -126,21 +128,23 @@ class NeuralModel(nn.Module):
         they must be all units in the order the model was trained on.
         `covariates`: name -> array (B, bins, d), NaN where missing; those not given are missing. They may have more
         bins than the signal: a rollout reads them over its horizon.
+        `earlier`: what was recorded before each row, columns as those of the signal, for a model with a memory of it
+        (`autoencoder.earlier_memory_bins`); without it units start at their train means.
         Raises ValueError for an unknown session, unit or covariate, another number of columns, and values that are no
         counts (or, for a continuous signal, not finite).
         """
         columns = self.config.dynamics.covariate_columns
-        return context_batch(self.registry, columns, session_id, signal_BTC, unit_ids, covariates)
+        return context_batch(self.registry, columns, session_id, signal_BTC, unit_ids, covariates, earlier)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
         """Whitened latents (B, T, L) of a batch; bin t depends on bins up to t only, if the encoder is causal."""
-        return self.whitening(self._posterior(batch, self.autoencoder.units(batch.unit_rows_BC)).mean_BTL)
+        return self.whitening(self._posterior(batch, self.autoencoder.units_of(batch)).mean_BTL)
 
     @torch.no_grad()
     def draw_latents(self, batch: Batch, draws: int) -> Tensor:
         """Whitened draws (M, B, T, L) from the posterior of a variational encoder, with PyTorch's global generator."""
-        posterior = self._posterior(batch, self.autoencoder.units(batch.unit_rows_BC))
+        posterior = self._posterior(batch, self.autoencoder.units_of(batch))
         return self.whitening(torch.stack([posterior.draw() for _ in range(draws)]))
 
     @torch.no_grad()
@@ -149,7 +153,7 @@ class NeuralModel(nn.Module):
 
         An encoder that is not causal also reads the bins after it.
         """
-        units = self.autoencoder.units(batch.unit_rows_BC)
+        units = self.autoencoder.units_of(batch)
         latent_BTL = self._posterior(batch, units).mean_BTL
         own_BTC = self.autoencoder.own_past(batch.signal_BTC, units)
         return self.autoencoder.mean(self.autoencoder.decode(latent_BTL, units, own_BTC), units)
@@ -176,7 +180,7 @@ class NeuralModel(nn.Module):
         """
         generators = row_generators(seed, context.sample_ids, samples)
         latents = self._simulate(context, horizon, samples, generators, temperature, head, covariates, guidance)
-        units = self.autoencoder.units(context.unit_rows_BC)
+        units = self.autoencoder.units_of(context)
         raw = torch.stack([self.whitening.undo(latent_BHL) for latent_BHL in latents])
         rates, counts = observe(self.autoencoder, raw, units, context.signal_BTC, generators)
         assert counts is not None
@@ -197,7 +201,7 @@ class NeuralModel(nn.Module):
         """Mean rate over the samples of `rollout`, (B, H, C), and its latents (S, B, H, L), in little memory."""
         generators = row_generators(seed, context.sample_ids, samples)
         latents = self._simulate(context, horizon, samples, generators, temperature, head, covariates, guidance)
-        units = self.autoencoder.units(context.unit_rows_BC)
+        units = self.autoencoder.units_of(context)
         total: Tensor | float = 0.0
         raw = torch.stack([self.whitening.undo(latent_BHL) for latent_BHL in latents])
         for rates in observe_each(self.autoencoder, raw, units, context.signal_BTC, generators):

@@ -1,8 +1,8 @@
 """How simulated latents become rates and counts, all samples of a rollout together or one after the other.
 
-Each unit's slow gain is held at its value at the end of the context. With spike history the rate of a bin depends on
-the counts drawn before it: bins are then run one after the other, all samples and units at once, and the filters go on
-from the last bins of the context (from nothing where there is none).
+Each unit's slow gain is held at its value at the end of the context, or without bins where it starts. With spike
+history the rate of a bin depends on the counts drawn before it: bins are then run one after the other, all samples and
+units at once, and the filters go on from the last bins of the context (from nothing where there is none).
 S samples, B batch, H horizon bins, L latent channels, C units, K history bins, D draws of noise an entry.
 """
 
@@ -51,7 +51,9 @@ def observe_each(
 
 
 def _held_slow_level(autoencoder: Autoencoder, units: UnitRows, context_signal_BTC: Tensor) -> Tensor | float:
-    return autoencoder.slow_level(context_signal_BTC, units)[:, -1:] if context_signal_BTC.shape[1] else 0.0
+    if not context_signal_BTC.shape[1]:
+        return autoencoder.earlier_level(units)
+    return autoencoder.slow_level(context_signal_BTC, units)[:, -1:]
 
 
 def _observe(

@@ -25,7 +25,7 @@ class PartialRecording:
         Bins without anything observed, or with less than `least_share` of the expected power, belong to gaps.
         """
         self.autoencoder, self.whitening, self.row = autoencoder, whitening, row
-        self.units = self.autoencoder.units(row.unit_rows_BC)
+        self.units = self.autoencoder.units_of(row)
         self.history_bins = self.autoencoder.config.history_bins
         self.observed_TC = observed_TC
         self.signal_NTC = torch.where(observed_TC, row.signal_BTC.float(), 0.0)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from neurochorus.models.units import UnitRows
 
-ROW_TABLES = ("read_in", "read_out", "gain", "history")
-"Rows that have a Gaussian prior; the last is there only in models with spike history."
+ROW_TABLES = ("read_in", "read_out", "gain", "history", "earlier")
+"Rows that have a Gaussian prior; the last two only in models with spike history, or with a memory of earlier samples."
 
 
 class RowPrior(nn.Module):
@@ -56,6 +56,8 @@ class RowPrior(nn.Module):
             "gain": units.gain_BC.unsqueeze(-1),
             "history": units.history_BCK,
         }
+        if units.earlier_BC is not None:
+            found["earlier"] = units.earlier_BC.unsqueeze(-1)
         cost_BC = self._of_bias(units.bias_BC.float() - self.bias[place_BC])
         for name in self.tables:
             away_BCK = found[name].float() - getattr(self, f"mean_{name}")[place_BC]

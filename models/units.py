@@ -68,6 +68,11 @@ class UnitRows:
     "mean per bin on the train split"
     sd_BC: Tensor
     mask_BC: Tensor
+    start_BC: Tensor
+    """mean of the target from which the slow gain starts: what earlier activity tells, or that of the train split; B is
+    that of the batch where earlier activity is read"""
+    earlier_BC: Tensor | None
+    "share of the shift told by earlier activity that lasts; None in a model that reads none"
 
 
 def read_in(signal_BTC: Tensor, rows_BCD: Tensor) -> Tensor:

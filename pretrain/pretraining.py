@@ -143,6 +143,7 @@ class Trainer:
             samples_seen=samples_seen,
             augment=self.config.data.augment,
             covariates=self.config.model.dynamics.covariate_columns,
+            earlier_memory=self.config.model.autoencoder.earlier_memory_bins,
             workers=self.config.data.workers,
             prefetch=self.config.data.prefetch,
         )

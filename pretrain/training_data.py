@@ -79,6 +79,7 @@ def share_of_train_split(
         data.session_ids,
         window_bins=config.data.window_bins,
         covariates=config.model.dynamics.covariate_columns,
+        earlier_memory=config.model.autoencoder.earlier_memory_bins,
         rank=ranks.rank,
         world=ranks.world,
     )

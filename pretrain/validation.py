@@ -112,6 +112,7 @@ def validation_windows(
             rank=ranks.rank,
             world=ranks.world,
             covariates=config.model.dynamics.covariate_columns,
+            earlier_memory=config.model.autoencoder.earlier_memory_bins,
         )
         return zip(range(ranks.rank, batches, ranks.world), own)
 

@@ -46,11 +46,24 @@ class Observation(ABC):
         """
 
     @abstractmethod
-    def slow_offset(self, sums_BTC: Tensor, weights: Tensor, mean_BC: Tensor, strength: Tensor) -> Tensor:
-        """What a unit's own past says about its present level, to be added to the decoder's output.
+    def summed_target(self, sums_BC: Tensor, bins_B1: Tensor, mean_BC: Tensor, sd_BC: Tensor) -> Tensor:
+        """The sum of `target` over (weighted) bins, given that of the signal."""
 
-        sums_BTC: targets so far; weights: bins so far, (T, 1) or (B, T, C); strength: weight of the train mean in bins.
+    @abstractmethod
+    def usual_level(self, mean_BC: Tensor) -> Tensor:
+        """The mean of a unit's target when nothing else is known of it, (B, C)."""
+
+    def level(self, sums: Tensor, weights: Tensor, around: Tensor, strength: Tensor) -> Tensor:
+        """What a unit's own past says of its present mean, (sums + A around) / (weights + A).
+
+        sums: of its targets in `weights` bins; around: the mean before they were seen, which counts as A = `strength`
+        bins. For counts the posterior mean under a gamma prior, for z-scores under a normal one.
         """
+        return (sums + strength * around) / (weights + strength)
+
+    @abstractmethod
+    def shift(self, level: Tensor, around: Tensor) -> Tensor:
+        """What a level other than `around` adds to the decoder's output."""
 
     @abstractmethod
     def loss(self, decoded_BTC: Tensor, target_BTC: Tensor, shape_BC: Tensor) -> Tensor:

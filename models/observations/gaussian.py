@@ -28,10 +28,14 @@ class Gaussian(Observation):
         """z-scores between -cap and cap."""
         return self.target(signal_BTC, mean_BC, sd_BC).clamp(-cap, cap)
 
-    def slow_offset(self, sums_BTC: Tensor, weights: Tensor, mean_BC: Tensor, strength: Tensor) -> Tensor:
-        """Posterior mean of a unit's offset, sum / (n + A), for z-scored sums and prior strength A in bins."""
-        del mean_BC
-        return sums_BTC / (weights + strength)
+    def summed_target(self, sums_BC: Tensor, bins_B1: Tensor, mean_BC: Tensor, sd_BC: Tensor) -> Tensor:
+        return (sums_BC - bins_B1 * mean_BC) / sd_BC.clamp_min(1e-6)
+
+    def usual_level(self, mean_BC: Tensor) -> Tensor:
+        return torch.zeros_like(mean_BC)
+
+    def shift(self, level: Tensor, around: Tensor) -> Tensor:
+        return level - around
 
     def loss(self, decoded_BTC: Tensor, target_BTC: Tensor, shape_BC: Tensor) -> Tensor:
         log_sd_B1C = log_sd(shape_BC).unsqueeze(1)

@@ -38,11 +38,16 @@ class Poisson(Observation):
         del sd_BC
         return signal_BTC.float().clamp(max=cap) - mean_BC.clamp(max=cap).unsqueeze(1)
 
-    def slow_offset(self, sums_BTC: Tensor, weights: Tensor, mean_BC: Tensor, strength: Tensor) -> Tensor:
-        """Log of the gamma-Poisson posterior mean of a unit's gain, (sum + A r) / ((n + A) r), r its train rate."""
-        rate_B1C = mean_BC.clamp_min(1e-6).unsqueeze(1)
-        prior = strength * rate_B1C
-        return torch.log((sums_BTC + prior) / ((weights + strength) * rate_B1C))
+    def summed_target(self, sums_BC: Tensor, bins_B1: Tensor, mean_BC: Tensor, sd_BC: Tensor) -> Tensor:
+        del bins_B1, mean_BC, sd_BC
+        return sums_BC
+
+    def usual_level(self, mean_BC: Tensor) -> Tensor:
+        return mean_BC.clamp_min(1e-6)
+
+    def shift(self, level: Tensor, around: Tensor) -> Tensor:
+        """Log of the gain."""
+        return torch.log(level / around)
 
     def mean_and_log(self, decoded_BTC: Tensor) -> tuple[Tensor, Tensor]:
         """Mean count and its log."""

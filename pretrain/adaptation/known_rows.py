@@ -87,6 +87,8 @@ def row_tables(autoencoder: Autoencoder) -> dict[str, Tensor]:
     }
     if autoencoder.history_rows is not None:
         found["history"] = autoencoder.history_rows.weight
+    if autoencoder.earlier_rows is not None:
+        found["earlier"] = autoencoder.earlier_rows.weight
     return {name: found[name].detach().cpu().float() for name in ROW_TABLES if name in found}
 
 

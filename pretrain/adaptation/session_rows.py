@@ -14,11 +14,11 @@ from neurochorus.data_shards.registry import SessionRows
 from neurochorus.models import NeuralModel
 from neurochorus.models.autoencoder import Autoencoder
 
-UNIT_TABLES = ("read_in_rows", "read_out_rows", "unit_offsets", "history_rows")
+UNIT_TABLES = ("read_in_rows", "read_out_rows", "unit_offsets", "history_rows", "earlier_rows")
 SESSION_TABLE = "session_bias"
 Module = TypeVar("Module", bound=nn.Module)
 Rows = dict[str, Tensor]
-"""Table of the autoencoder -> rows of the session: (C, D), (C, L), (C, 3), (C, K), and (1, D) of the session itself."""
+"""Table of the autoencoder -> rows of the session: (C, D), (C, L), (C, 3), (C, K), (C, 1), and (1, D) of itself."""
 
 
 def rows_of(model: NeuralModel, session_id: str) -> Rows:

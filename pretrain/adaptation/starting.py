@@ -230,6 +230,8 @@ class _Starter:
             own.unit_offsets.weight[rows, 1] = expected["gain"][:, 0]
             if own.history_rows is not None:
                 own.history_rows.weight[rows] = expected["history"]
+            if own.earlier_rows is not None:
+                own.earlier_rows.weight[rows] = expected["earlier"]
 
     @torch.no_grad()
     def _loss(self, entry: SessionEntry) -> float:
@@ -244,9 +246,22 @@ class _Starter:
 
     def _batches(self, entry: SessionEntry, split: str) -> Iterator[Batch]:
         registry = self.model.registry
-        return evaluation_batches(self.data.corpus, registry, split, [entry.session_id], window_bins=self.window_bins)
+        memory = self.model.config.autoencoder.earlier_memory_bins
+        return evaluation_batches(
+            self.data.corpus,
+            registry,
+            split,
+            [entry.session_id],
+            window_bins=self.window_bins,
+            earlier_memory=memory,
+        )
 
 
 def _columns(batch: Batch, order: Tensor) -> Batch:
     """The batch with its units in another order."""
-    return replace(batch, signal_BTC=batch.signal_BTC[..., order], unit_rows_BC=batch.unit_rows_BC[:, order])
+    return replace(
+        batch,
+        signal_BTC=batch.signal_BTC[..., order],
+        unit_rows_BC=batch.unit_rows_BC[:, order],
+        earlier_BC=None if batch.earlier_BC is None else batch.earlier_BC[:, order],
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.remote import is_directory_or_url
 from neurochorus.models import NeuralModel
@@ -31,6 +32,8 @@ class Context:
     held_out_BHC: np.ndarray | None
     covariates: dict[str, np.ndarray] = field(default_factory=dict)
     """Those that are given: float32 (B, bins from the first of the context on, columns), NaN where missing."""
+    earlier: Earlier | None = None
+    """What came before each context, for a model that reads it."""
 
 
 def read_context(
@@ -125,12 +128,21 @@ def _from_data_set(
         rows = corpus.rows_of(session_id, split)
         context_bins = max(1, len(corpus.read(rows[0], with_meta=False).signal_TC) // 2) if len(rows) else 1
     windows, held_out = _windows(corpus, session_id, split, context_bins, horizon_bins, list(names))
-    signal = windows.signal_NTC[:trials]
+    windows = windows.chosen(slice(trials))
+    signal = windows.signal_NTC
     future = signal[:, context_bins:] if held_out else None
-    given = {name: values[:trials] for name, values in windows.covariates.items() if covariates != NONE}
+    given = {name: values for name, values in windows.covariates.items() if covariates != NONE}
     if covariates == KNOWN:
         given = known_to_forecast(model, given, context_bins)
-    return Context(session_id, signal[:, :context_bins], windows.keys[:trials], windows.unit_ids, future, given)
+    return Context(
+        session_id,
+        signal[:, :context_bins],
+        windows.keys,
+        windows.unit_ids,
+        future,
+        given,
+        windows.earlier(model),
+    )
 
 
 def _windows(

@@ -15,7 +15,7 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.covariates import refuse_other_widths
-from neurochorus.pretrain.evaluation.baselines import all_baselines
+from neurochorus.pretrain.evaluation.baseline_forecasts import baseline_forecasts, memory_of
 from neurochorus.pretrain.evaluation.calibration import EnsembleScores
 from neurochorus.pretrain.evaluation.calibration_summary import calibration_summary
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
@@ -134,7 +134,8 @@ def _evaluate_session(
         made = scored_forecasts(models[name], heads, data.session_id, windows, data.forecast, data.seed, inflation)
         learned |= {row: one.rates_NHC for row, one in made.items()}
         ensembles |= {row: one.scores for row, one in made.items()}
-    rates = ScoredRates(learned, _baseline_forecasts(data), _reconstructions(next(iter(models.values())), data))
+    baselines = baseline_forecasts(data, memory_of(models.values()))
+    rates = ScoredRates(learned, baselines, _reconstructions(next(iter(models.values())), data))
     result = SessionResult(
         subject=entry.subject_id,
         windows=len(windows.keys),
@@ -185,17 +186,6 @@ def _by_row(results: Mapping[str, SessionResult]) -> dict[str, dict[str, dict[st
         row: {what: {name: result.ensembles[row][what] for name, result in results.items()} for what in parts}
         for row, parts in first.items()
     }
-
-
-def _baseline_forecasts(data: SessionData) -> dict[str, np.ndarray]:
-    """Expected signal over the horizon by every baseline, (N, H, C)."""
-    context = data.forecast.context_bins
-    train, valid, test = (data.windows(split).signal_NTC for split in ("train", "valid", data.split))
-    made = {}
-    for name, baseline in all_baselines(data.corpus.modality, data.aligned).items():
-        baseline.fit(train[:, :context], train[:, context:], valid[:, :context], valid[:, context:])
-        made[name] = baseline.predict(test[:, :context])
-    return made
 
 
 def _reconstructions(model: NeuralModel, data: SessionData) -> dict[str, np.ndarray]:

@@ -35,16 +35,15 @@ def write_example_forecasts(
     arrays: dict[str, Any] = {}
     bins = forecast.context_bins + forecast.horizon_bins
     for place, session_id in enumerate(sessions[:MOST_SESSIONS]):
-        windows = read_windows(corpus, session_id, split, bins, model.config.dynamics.covariates)
+        windows = read_windows(corpus, session_id, split, bins, model.config.dynamics.covariates).chosen(slice(WINDOWS))
         context = Context(
             session_id,
-            windows.signal_NTC[:WINDOWS, : forecast.context_bins],
-            windows.keys[:WINDOWS],
+            windows.signal_NTC[:, : forecast.context_bins],
+            windows.keys,
             windows.unit_ids,
-            held_out_BHC=windows.signal_NTC[:WINDOWS, forecast.context_bins :],
-            covariates=known_to_forecast(
-                model, {name: values[:WINDOWS] for name, values in windows.covariates.items()}, forecast.context_bins
-            ),
+            held_out_BHC=windows.signal_NTC[:, forecast.context_bins :],
+            covariates=known_to_forecast(model, windows.covariates, forecast.context_bins),
+            earlier=windows.earlier(model),
         )
         made = generate(model, context, forecast.horizon_bins, forecast.samples, seed)
         arrays |= {f"{place}/{name}": values for name, values in made.items() if name != "rates"}

@@ -30,7 +30,7 @@ def generate(
     `held_out` (B, H, C) and `held_out_latents` (B, H, L) are there when the recording after the context is known.
     """
     session = model.registry.session(context.session_id)
-    batch = model.context(context.session_id, context.signal_BTC, context.unit_ids, context.covariates)
+    batch = model.context(context.session_id, context.signal_BTC, context.unit_ids, context.covariates, context.earlier)
     batch.sample_ids = context.keys
     rollout = model.rollout(batch.to(model.device), horizon, samples, seed, temperature, head, guidance=guidance)
     spikes = model.modality == "spikes"

@@ -18,8 +18,8 @@ from neurochorus.models import NeuralModel
 from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.evaluation.imputation_baselines import Interpolation, OtherUnitsRidge, train_means
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, central_coverage, r2
-from neurochorus.pretrain.evaluation.missing_data import PartlyObserved, imputed
-from neurochorus.pretrain.evaluation.windows import Windows, read_windows
+from neurochorus.pretrain.evaluation.missing_data import PartlyObserved, imputed, whole_windows
+from neurochorus.pretrain.evaluation.windows import read_windows
 
 DEFINITIONS = {
     "bits_per_spike": "(NLL(null) - NLL(model)) / (spikes ln 2), pooled over the hidden entries of a session; null: "
@@ -91,7 +91,7 @@ def score_imputation(
         names = model.config.dynamics.covariates
         read = [read_windows(corpus, session_id, name, hiding.window_bins, names) for name in ("train", "valid", split)]
         train_NTC, valid_NTC = (windows.signal_NTC for windows in read[:2])
-        data = _as_observed(session_id, read[2], hiding.windows)
+        data = whole_windows(model, session_id, read[2].chosen(slice(hiding.windows)))
         units[session_id] = _hidden_units(model, data, train_NTC, valid_NTC, hiding, seed, imputation)
         bins[session_id] = _hidden_bins(model, data, train_NTC, valid_NTC, hiding, seed, imputation)
         about[session_id] = {"subject": entry.subject_id, "windows": len(data.keys), "units": len(data.unit_ids)}
@@ -110,13 +110,6 @@ def score_imputation(
         "hidden_bins": _table(metric, bins),
         "sessions": about,
     }
-
-
-def _as_observed(session_id: str, windows: Windows, most: int | None) -> PartlyObserved:
-    signal = windows.signal_NTC[:most]
-    given = {name: values[:most] for name, values in windows.covariates.items()}
-    keys = windows.keys[:most]
-    return PartlyObserved(session_id, signal, np.ones(signal.shape, dtype=bool), keys, windows.unit_ids, given)
 
 
 def _hidden_units(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.remote import is_directory_or_url
 from neurochorus.models import NeuralModel
@@ -19,7 +20,7 @@ from neurochorus.models.imputation import Imputation
 from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.evaluation.contexts import DATA, KNOWN, NONE, read_context
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
-from neurochorus.pretrain.evaluation.windows import read_windows
+from neurochorus.pretrain.evaluation.windows import Windows, read_windows
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class PartlyObserved:
     keys: list[str]
     unit_ids: list[str]
     covariates: dict[str, np.ndarray] = field(default_factory=dict)
+    earlier: Earlier | None = None
+    """What came before each recording, for a model that reads it."""
 
     def hiding(
         self, units: Sequence[str] = (), bins: Sequence[tuple[int, int]] = (), missing: np.ndarray | None = None
@@ -122,18 +125,20 @@ def _from_data_set(
         rows = corpus.rows_of(session_id, split)
         bins = min((len(corpus.read(row, with_meta=False).signal_TC) for row in rows), default=1)
     names = list(model.config.dynamics.covariates) if covariates == DATA else []
-    windows = read_windows(corpus, session_id, split, bins, names)
-    signal = windows.signal_NTC[:trials]
-    given = {name: values[:trials] for name, values in windows.covariates.items()}
-    return PartlyObserved(
-        session_id, signal, np.ones(signal.shape, dtype=bool), windows.keys[:trials], windows.unit_ids, given
-    )
+    return whole_windows(model, session_id, read_windows(corpus, session_id, split, bins, names).chosen(slice(trials)))
+
+
+def whole_windows(model: NeuralModel, session_id: str, windows: Windows) -> PartlyObserved:
+    """Windows of a data set with nothing hidden yet."""
+    signal, given = windows.signal_NTC, dict(windows.covariates)
+    observed = np.ones(signal.shape, dtype=bool)
+    return PartlyObserved(session_id, signal, observed, windows.keys, windows.unit_ids, given, windows.earlier(model))
 
 
 def imputed(model: NeuralModel, data: PartlyObserved, samples: int, seed: int, **settings: Any) -> Imputation:
     """What `NeuralModel.impute` makes of the recordings."""
     signal = np.where(data.observed_BTC, data.recorded_BTC, 0).astype(data.recorded_BTC.dtype)
-    batch = model.context(data.session_id, signal, data.unit_ids, data.covariates)
+    batch = model.context(data.session_id, signal, data.unit_ids, data.covariates, data.earlier)
     batch.sample_ids = data.keys
     return model.impute(
         batch.to(model.device), torch.from_numpy(data.observed_BTC).to(model.device), samples, seed, **settings

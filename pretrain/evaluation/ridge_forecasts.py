@@ -109,7 +109,7 @@ class RidgeMix(Forecaster):
                 for decay, weight, share in product(decays, self.weights, self.ridge_shares)
             ),
             lambda own_decay_bins, own_weight, ridge_share: loss(
-                valid_future, _mixed(base, ridge_rates, own_rates[own_decay_bins], own_weight, ridge_share)
+                valid_future, mixed(base, ridge_rates, own_rates[own_decay_bins], own_weight, ridge_share)
             ),
         )
         self.chosen = {**self.ridge.chosen, **self.mix}
@@ -117,7 +117,7 @@ class RidgeMix(Forecaster):
     def _predict(self, context: np.ndarray) -> np.ndarray:
         own_rates = _own_rates(context, self.mix["own_decay_bins"])
         ridge_rates = self.ridge._predict(context)
-        return _mixed(self.ridge.base(), ridge_rates, own_rates, self.mix["own_weight"], self.mix["ridge_share"])
+        return mixed(self.ridge.base(), ridge_rates, own_rates, self.mix["own_weight"], self.mix["ridge_share"])
 
 
 class RidgeAutoregression(Forecaster):
@@ -180,7 +180,8 @@ def _own_rates(context: np.ndarray, decay_bins: float) -> np.ndarray:
     return np.tensordot(context, window / window.sum(), axes=(1, 0))[:, None]
 
 
-def _mixed(base: np.ndarray, ridge: np.ndarray, own: np.ndarray, own_weight: float, ridge_share: float) -> np.ndarray:
+def mixed(base: np.ndarray, ridge: np.ndarray, own: np.ndarray, own_weight: float, ridge_share: float) -> np.ndarray:
+    """The rates of `RidgeMix`; arrays that broadcast to (trials, horizon bins, units)."""
     return (1 - own_weight) * (base + ridge_share * (ridge - base)) + own_weight * own
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from neurochorus.pretrain.evaluation.evaluation_file import Evaluation, Row, Table
 
-BASELINES = ("train mean", "trailing mean", "ridge", "ridge mix", "psth")
+BASELINES = ("train mean", "trailing mean", "earlier mean", "ridge", "ridge mix", "ridge mix, earlier", "psth")
 "Methods without a network."
 NO_METHOD = ("floor", "ceiling", "null")
 "A row whose name holds one of these words is a bound, not a method; every other row of a table is a learned model."

@@ -85,7 +85,9 @@ def batch_of(model: NeuralModel, session_id: str, windows: Windows, chunk: slice
     """A chunk of windows, or their first bins, as a batch on the model's device, with their keys as sample ids."""
     known = {name: values[chunk] for name, values in windows.covariates.items()}
     covariates = known_to_forecast(model, known, bins)
-    batch = model.context(session_id, windows.signal_NTC[chunk, :bins], windows.unit_ids, covariates)
+    batch = model.context(
+        session_id, windows.signal_NTC[chunk, :bins], windows.unit_ids, covariates, windows.chosen(chunk).earlier(model)
+    )
     batch.sample_ids = windows.keys[chunk]
     return batch.to(model.device)
 

@@ -85,7 +85,7 @@ def _observed(model: NeuralModel, session_id: str, latent_NTL: Tensor, generator
     """Counts (N, T, C) of whitened latents."""
     channels = len(model.registry.session(session_id).unit_ids)
     context = model.context(session_id, np.zeros((len(latent_NTL), 0, channels), dtype=np.float32)).to(model.device)
-    units = model.autoencoder.units(context.unit_rows_BC)
+    units = model.autoencoder.units_of(context)
     raw_1NTL = model.whitening.undo(latent_NTL).unsqueeze(0)
     _, counts = observe(model.autoencoder, raw_1NTL, units, context.signal_BTC, generators)
     assert counts is not None

@@ -4,11 +4,12 @@ N windows, T bins, C units.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.earlier import Earlier, EarlierActivity
 from neurochorus.models import NeuralModel
 
 
@@ -23,6 +24,35 @@ class Windows:
     """Samples shorter than a window."""
     covariates: dict[str, np.ndarray] = field(default_factory=dict)
     """Those asked for that the session has: float32 (N, T, columns), NaN where missing."""
+    past: "WindowsPast | None" = None
+    """Tells what came before them; None for windows that are of no data set."""
+
+    def earlier(self, model: NeuralModel) -> Earlier | None:
+        """What came before each window, for a model that reads it."""
+        memory_bins = model.config.autoencoder.earlier_memory_bins
+        return None if memory_bins is None or self.past is None else self.past.within(memory_bins)
+
+    def chosen(self, places: np.ndarray | slice) -> "Windows":
+        """Those at the given places, in that order."""
+        return replace(
+            self,
+            signal_NTC=self.signal_NTC[places],
+            keys=np.array(self.keys, dtype=object)[places].tolist(),
+            covariates={name: values[places] for name, values in self.covariates.items()},
+            past=None if self.past is None else replace(self.past, rows_N=self.past.rows_N[places]),
+        )
+
+
+@dataclass(frozen=True)
+class WindowsPast:
+    """Which samples windows of a session were cut from, by global row."""
+
+    corpus: Corpus
+    session_id: str
+    rows_N: np.ndarray
+
+    def within(self, memory_bins: float) -> Earlier:
+        return EarlierActivity(self.corpus, memory_bins).before(self.session_id, self.rows_N)
 
 
 def read_windows(corpus: Corpus, session_id: str, split: str, bins: int, covariates: Collection[str] = ()) -> Windows:
@@ -33,18 +63,20 @@ def read_windows(corpus: Corpus, session_id: str, split: str, bins: int, covaria
     """
     entry = corpus.session(session_id)
     pieces: list[np.ndarray] = []
+    cut_from: list[int] = []
     keys: list[str] = []
     wanted = {name: columns for name, columns in entry.covariate_slices.items() if name in covariates}
     cut: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     skipped = 0
     rows = corpus.rows_of(session_id, split)
-    for row in rows:
+    for row in rows.tolist():
         sample = corpus.read(row, with_meta=False)
         count = len(sample.signal_TC) // bins
         skipped += count == 0
         for number in range(count):
             window = slice(number * bins, (number + 1) * bins)
             pieces.append(sample.signal_TC[window])
+            cut_from.append(row)
             for name, columns in wanted.items():
                 assert sample.covariates_TK is not None
                 cut[name].append(sample.covariates_TK[window, columns])
@@ -60,7 +92,8 @@ def read_windows(corpus: Corpus, session_id: str, split: str, bins: int, covaria
             "ask for a shorter context or horizon, or another split"
         )
     stacked = {name: np.stack(values) for name, values in cut.items()}
-    return Windows(np.stack(pieces), keys, entry.unit_ids, skipped, stacked)
+    past = WindowsPast(corpus, session_id, np.array(cut_from))
+    return Windows(np.stack(pieces), keys, entry.unit_ids, skipped, stacked, past)
 
 
 def known_to_forecast(

@@ -25,7 +25,7 @@ def smoothed_rates(model: NeuralModel, batch: Batch, held_out_C: np.ndarray) -> 
     Held-in units also have their own past (slow gain, spike history); that of held-out units is never read, so that
     what the batch holds in their columns does not matter.
     """
-    autoencoder, units = model.autoencoder, model.autoencoder.units(batch.unit_rows_BC)
+    autoencoder, units = model.autoencoder, model.autoencoder.units_of(batch)
     latent_BTL = model.whitening.undo(encode_without(model, batch, held_out_C).latent_BTL)
     own_BTC = _without(autoencoder.own_past(batch.signal_BTC, units), held_out_C)
     return autoencoder.mean(autoencoder.decode(latent_BTL, units, own_BTC), units)
@@ -41,7 +41,7 @@ def forward_rates(
     """
     model.refuse_seen_future()
     autoencoder = model.autoencoder
-    units = _without_history(autoencoder.units(batch.unit_rows_BC), held_out_C)
+    units = _without_history(autoencoder.units_of(batch), held_out_C)
     generators = row_generators(seed, batch.sample_ids, samples)
     sequence = LatentSequence.of(encode_without(model, batch, held_out_C).latent_BTL, batch)
     latents_SBHL = model.dynamics.simulate(sequence, horizon, samples, generators).transpose(0, 1)

@@ -61,7 +61,8 @@ def small_model(
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
         of_units = model.autoencoder
-        for table in (of_units.read_in_rows, of_units.read_out_rows, of_units.unit_offsets, of_units.history_rows):
+        for name in ("read_in_rows", "read_out_rows", "unit_offsets", "history_rows", "earlier_rows"):
+            table = getattr(of_units, name)
             if table is not None:
                 table.weight[0] = 0.0
     return model.eval()

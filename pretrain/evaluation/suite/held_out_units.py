@@ -46,7 +46,7 @@ def encode_without(model: NeuralModel, batch: Batch, held_out_C: np.ndarray) -> 
     No unit's own past (slow gain, spike history) is read either: for held-out units it would be their own spikes.
     """
     autoencoder = model.autoencoder
-    units = autoencoder.units(batch.unit_rows_BC)
+    units = autoencoder.units_of(batch)
     seen_C = torch.from_numpy(~held_out_C).to(batch.signal_BTC.device)
     scale = autoencoder.observation.loss_scale
     share_B = scale(units.mean_BC, units.mask_BC & seen_C) / scale(units.mean_BC, units.mask_BC)

@@ -4,7 +4,7 @@ N windows, T bins (context and horizon), H horizon bins, C units, L latent chann
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -124,7 +124,7 @@ class SessionData:
         self, model: NeuralModel, split: str, samples: int, head: str | None = None, places: np.ndarray | None = None
     ) -> Generated:
         """Rollouts over the horizon from the contexts of windows (None: all), knowing what a forecast may know."""
-        windows = self.windows(split) if places is None else chosen_windows(self.windows(split), places)
+        windows = self.windows(split) if places is None else self.windows(split).chosen(places)
         latents, counts = [], []
         for chunk in chunks(windows, self.forecast.horizon_bins * samples):
             context = batch_of(model, self.session_id, windows, chunk, self.forecast.context_bins)
@@ -132,13 +132,3 @@ class SessionData:
             latents.append(rollout.latents.cpu().numpy())
             counts.append(rollout.counts.to(torch.int32 if self.spikes else torch.float32).cpu().numpy())
         return Generated(np.concatenate(latents, axis=1), np.concatenate(counts, axis=1))
-
-
-def chosen_windows(windows: Windows, places: np.ndarray) -> Windows:
-    """Those at the given places, in that order."""
-    return replace(
-        windows,
-        signal_NTC=windows.signal_NTC[places],
-        keys=[windows.keys[place] for place in places],
-        covariates={name: values[places] for name, values in windows.covariates.items()},
-    )
