@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 
-def markdown_table(results: Sequence[dict[str, Any]], target_subject: str) -> str:
+def markdown_table(results: Sequence[dict[str, Any]], target_subject: str | None) -> str:
     """Forecast of each session (mean over seeds) for every row of metrics.json, means and spread at the end.
 
     The last lines: mean over all sessions with its standard error over sessions, the standard deviation of that mean
-    over seeds, and the means over the sessions of the pretraining animals and of the target animal.
+    over seeds, and, if there is a target animal, the means over the sessions of the pretraining animals and of it.
     """
     rows = list(results[0]["forecast"]["rows"])
     sessions = results[0]["sessions"]
@@ -31,6 +31,7 @@ def markdown_table(results: Sequence[dict[str, Any]], target_subject: str) -> st
     lines.append(summary("s.e. over sessions", lambda v: f"{v.mean(axis=0).std(ddof=1) / v.shape[1] ** 0.5:.4f}"))
     if len(results) > 1:
         lines.append(summary("s.d. over seeds", lambda v: f"{v.mean(axis=1).std(ddof=1):.4f}"))
-    lines.append(summary("pretraining animals", lambda v: f"{v[:, ~on_target].mean():.4f}"))
-    lines.append(summary(f"new animal ({target_subject})", lambda v: f"{v[:, on_target].mean():.4f}"))
+    if target_subject is not None:
+        lines.append(summary("pretraining animals", lambda v: f"{v[:, ~on_target].mean():.4f}"))
+        lines.append(summary(f"new animal ({target_subject})", lambda v: f"{v[:, on_target].mean():.4f}"))
     return "\n".join(lines) + "\n"
