@@ -4,6 +4,7 @@ from neurochorus.data_shards.batch import Batch, Collate, covariate_widths
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.dataset import Sample, ShardDataset
 from neurochorus.data_shards.dataset_error import DatasetError
+from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.evaluation import evaluation_batches
 from neurochorus.data_shards.importers import count_recordings, import_recordings
 from neurochorus.data_shards.index import Index
@@ -21,6 +22,7 @@ __all__ = [
     "Collate",
     "Corpus",
     "DatasetError",
+    "Earlier",
     "Index",
     "Manifest",
     "Recipe",

@@ -41,10 +41,7 @@ def run_fingerprint(
     }
     return {
         "settings": dict(flattened(chosen)),
-        "sessions": {
-            entry.session_id: {"units": entry.unit_hash, "recording": short_hash(entry.to_json())}
-            for entry in data.entries
-        },
+        "sessions": data.hashes,
         "data": data.corpus.hash(),
         "order of samples": data.plan(config, stage).fingerprint(),
     }
@@ -57,11 +54,6 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def short_hash(values: Any) -> str:
-    """16 hex digits that change with any of the plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def weights_hash(*modules: nn.Module) -> str:

@@ -1,7 +1,11 @@
 """The recordings of a run: which sessions, in which order, and whether they are long enough."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.corpus import Corpus
@@ -37,8 +41,18 @@ class TrainingData:
     def entries(self) -> list[SessionEntry]:
         return [self.corpus.session(name) for name in self.session_ids]
 
+    @cached_property
+    def hashes(self) -> dict[str, dict[str, str]]:
+        """Session id -> what tells its units, and all that the manifest says of it, from another's."""
+        return {e.session_id: {"units": e.unit_hash, "recording": short_hash(e.to_json())} for e in self.entries}
+
     def plan(self, config: RunConfig, stage: str) -> SamplePlan:
         return sample_plan(config, self.corpus, "train", self.session_ids, stage, config.data.weights)
+
+
+def short_hash(values: Any) -> str:
+    """16 hex digits that change with any of the plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def sample_plan(
