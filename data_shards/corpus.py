@@ -11,6 +11,7 @@ import numpy as np
 
 from neurochorus.data_shards.blocks import Block, read_block
 from neurochorus.data_shards.dataset import DatasetError, Sample, ShardDataset
+from neurochorus.data_shards.earlier import EarlierActivity
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.rebinning import (
@@ -45,6 +46,7 @@ class Corpus:
         self._place: dict[str, int] = {}
         self._factor: dict[str, int] = {}
         self._entries: dict[str, SessionEntry] = {}
+        self._earlier: dict[float, EarlierActivity] = {}
         self.repeated: dict[str, Path | str] = {}
         "Session id -> the data set that it was left out of, being in an earlier one."
         for place, dataset in enumerate(self.datasets):
@@ -100,6 +102,18 @@ class Corpus:
         """Return the bins (int64) of the samples of one session in one split, in order of time."""
         dataset = self.dataset_of(session_id)
         return dataset.index.bins[dataset.rows_of(session_id, split)].astype(np.int64) // self._factor[session_id]
+
+    def starts_of(self, session_id: str, rows_N: np.ndarray) -> np.ndarray:
+        """Return where samples of one session start in its recording, in bins as they are read (float64)."""
+        local_N = rows_N - self._first_rows[self._place[session_id]]
+        return self.dataset_of(session_id).index.start[local_N] / self._factor[session_id]
+
+    def earlier(self, memory_bins: float) -> EarlierActivity:
+        """Return what tells what came before samples; its sums are kept for the next who asks."""
+        if memory_bins not in self._earlier:
+            corpus: Any = self  # type checkers meet this class under two names
+            self._earlier[memory_bins] = EarlierActivity(corpus, memory_bins)
+        return self._earlier[memory_bins]
 
     def stored_bins_after(self, session_id: str, rows_N: np.ndarray, stops_N: np.ndarray) -> np.ndarray:
         """Return how many stored bins samples of one session have after bin stops_N[i]."""

@@ -37,15 +37,37 @@ class Earlier:
         sums_C = weight_T @ np.asarray(signal_TC, dtype=np.float32)
         return cls(sums_C[None], weight_T.sum(keepdims=True))
 
+    @classmethod
+    def of_successive(cls, windows_NTC: np.ndarray, memory_bins: float) -> "Earlier":
+        """Of windows (N, bins, units) that follow one another: what came before each is all that is there of it."""
+        windows, bins, units = windows_NTC.shape
+        sums_NC, bins_N = np.zeros((windows, units), dtype=np.float32), np.zeros(windows, dtype=np.float32)
+        faded = math.exp(-bins / memory_bins)
+        for place, signal_TC in enumerate(windows_NTC[:-1]):
+            own = cls.of(signal_TC, memory_bins)
+            sums_NC[place + 1] = faded * sums_NC[place] + own.sums_NC[0]
+            bins_N[place + 1] = faded * bins_N[place] + own.bins_N[0]
+        return cls(sums_NC, bins_N)
+
     def __getitem__(self, windows: Any) -> "Earlier":
         return Earlier(self.sums_NC[windows], self.bins_N[windows])
+
+
+@dataclass(frozen=True)
+class _SessionSums:
+    """Global rows of a session's K train samples, in order of time, and what is known after 0, 1, ... K of them."""
+
+    rows_K: np.ndarray
+    ends: np.ndarray
+    "The bin of the recording after the last one that is known."
+    after: Earlier
 
 
 class EarlierActivity:
     """Looks up what came before samples of a corpus; sums of a session are made when it is first asked for.
 
-    Bins of other splits, and gaps between samples, do not count as time. May be pickled: it then carries no more than
-    the corpus does.
+    Time is counted in recorded bins, those of other splits too; what was not recorded, such as the time between trials,
+    takes none. May be pickled: it then carries no more than the corpus does.
     """
 
     def __init__(self, corpus: "Corpus", memory_bins: float):
@@ -53,36 +75,42 @@ class EarlierActivity:
         if not memory_bins > 0:
             raise ValueError(f"the memory of earlier activity is {memory_bins} bins; expected a positive number")
         self.corpus, self.memory_bins = corpus, memory_bins
-        self._kept: OrderedDict[str, tuple[np.ndarray, Earlier]] = OrderedDict()
+        self._kept: OrderedDict[str, _SessionSums] = OrderedDict()
 
     def before(self, session_id: str, rows_N: np.ndarray) -> Earlier:
         """What came before samples of a session, which are given by their global rows.
 
         Raises DatasetError where a train sample cannot be read.
         """
-        rows_K, sums = self._sums(session_id)
-        return sums[np.searchsorted(rows_K, rows_N)]
+        sums = self._sums(session_id)
+        places_N = np.searchsorted(sums.rows_K, rows_N)
+        since_N = self.corpus.starts_of(session_id, rows_N) - sums.ends[places_N]
+        faded_N = np.exp(-since_N / self.memory_bins).astype(np.float32)
+        known = sums.after[places_N]
+        return Earlier(known.sums_NC * faded_N[:, None], known.bins_N * faded_N)
 
-    def _sums(self, session_id: str) -> tuple[np.ndarray, Earlier]:
-        """Global rows of the K train samples, in order of time, and what came before each, and after them all."""
+    def _sums(self, session_id: str) -> "_SessionSums":
         if session_id not in self._kept:
             self._kept[session_id] = self._count(session_id)
-            while len(self._kept) > 1 and sum(sums.sums_NC.nbytes for _, sums in self._kept.values()) > BYTES_KEPT:
+            while len(self._kept) > 1 and sum(one.after.sums_NC.nbytes for one in self._kept.values()) > BYTES_KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(session_id)
         return self._kept[session_id]
 
-    def _count(self, session_id: str) -> tuple[np.ndarray, Earlier]:
+    def _count(self, session_id: str) -> "_SessionSums":
         rows_K = self.corpus.rows_of(session_id, "train")
+        starts_K = self.corpus.starts_of(session_id, rows_K)
         units = len(self.corpus.session(session_id).units)
         sums_NC = np.zeros((len(rows_K) + 1, units), dtype=np.float32)
-        bins_N = np.zeros(len(rows_K) + 1, dtype=np.float32)
+        bins_N, ends = np.zeros(len(rows_K) + 1, dtype=np.float32), np.zeros(len(rows_K) + 1)
         for place, row in enumerate(rows_K.tolist()):
             signal_TC = self.corpus.read(row, with_meta=False).signal_TC
-            own, faded = Earlier.of(signal_TC, self.memory_bins), math.exp(-len(signal_TC) / self.memory_bins)
+            own, end = Earlier.of(signal_TC, self.memory_bins), starts_K[place] + len(signal_TC)
+            faded = math.exp(-(end - ends[place]) / self.memory_bins)
             sums_NC[place + 1] = faded * sums_NC[place] + own.sums_NC[0]
             bins_N[place + 1] = faded * bins_N[place] + own.bins_N[0]
-        return rows_K, Earlier(sums_NC, bins_N)
+            ends[place + 1] = end
+        return _SessionSums(rows_K, ends, Earlier(sums_NC, bins_N))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": OrderedDict()}

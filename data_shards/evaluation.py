@@ -42,7 +42,7 @@ def evaluation_batches(
     chosen = [entry.session_id for entry in corpus.sessions] if sessions is None else list(sessions)
     widths = covariates if isinstance(covariates, Mapping) else covariate_widths(corpus.sessions, covariates)
     collate = Collate([corpus.session(name) for name in chosen], registry, widths)
-    earlier = None if earlier_memory is None else EarlierActivity(corpus, earlier_memory)
+    earlier = None if earlier_memory is None else corpus.earlier(earlier_memory)
     return _share(_Cutting(corpus, collate, split, window_bins, stride, batch_size, earlier), chosen, rank, world)
 
 

@@ -66,7 +66,7 @@ def training_batches(
     _check(plan, micro_batch, rank, world, samples_seen)
     entries = [corpus.session(session_id) for session_id in plan.session_ids]
     collate = Collate(entries, registry, _widths(corpus, covariates))
-    earlier = None if earlier_memory is None else EarlierActivity(corpus, earlier_memory)
+    earlier = None if earlier_memory is None else corpus.earlier(earlier_memory)
     batches = MicroBatches(corpus, plan, collate, micro_batch, augment, earlier)
     numbers = range(samples_seen + rank * micro_batch, sys.maxsize, world * micro_batch)
     pinned = pin_memory and torch.accelerator.is_available()

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.recording import as_counts, as_signal
 from neurochorus.models import NeuralModel, load, read_training, save
 from neurochorus.models.autoencoder import Autoencoder
@@ -54,6 +55,18 @@ class Refit:
     seconds: float
     bins: int
     "Bins that the rows were fitted on."
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Windows of the buffer, and what came before each, if the model reads it."""
+
+    signal_NTC: Tensor
+    earlier: Earlier | None
+
+    def at(self, places: slice | Tensor) -> "_Windows":
+        of_arrays = places if isinstance(places, slice) else places.numpy()
+        return _Windows(self.signal_NTC[places], None if self.earlier is None else self.earlier[of_arrays])
 
 
 class StreamingRows:
@@ -129,6 +142,15 @@ class StreamingRows:
     def model(self) -> NeuralModel:
         """The model with the latest rows that were taken over; every other tensor is that of the model it began as."""
         return self._model
+
+    @property
+    def earlier(self) -> Earlier | None:
+        """What the buffer says of the units' levels, for `model.context` of one window that comes next.
+
+        None for a model that reads none (`autoencoder.earlier_memory_bins`).
+        """
+        memory_bins = self._model.config.autoencoder.earlier_memory_bins
+        return None if memory_bins is None else Earlier.of(self.recent.in_order()[0], memory_bins)
 
     @property
     def rows(self) -> Rows:
@@ -247,9 +269,9 @@ class StreamingRows:
         if accepted:
             self.take_over({name: weight[1:] for name, weight in best.items()})
         spent = time.monotonic() - begun
-        return Refit(accepted, before, best_loss, done, spent, fitted.shape[0] * fitted.shape[1])
+        return Refit(accepted, before, best_loss, done, spent, fitted.signal_NTC.shape[0] * fitted.signal_NTC.shape[1])
 
-    def _split(self) -> tuple[Tensor, Tensor]:
+    def _split(self) -> tuple["_Windows", "_Windows"]:
         """Windows to fit on and, after them in time, those held back."""
         windows_NTC = torch.from_numpy(self.recent.windows(self.window_bins).astype(np.float32))
         held = max(1, round(self.held_back * len(windows_NTC)))
@@ -258,18 +280,22 @@ class StreamingRows:
                 f"session {self.session_id!r}: {len(windows_NTC)} windows of {self.window_bins} bins in the buffer, "
                 f"expected {LEAST_WINDOWS} or more: push more of the recording first"
             )
-        return windows_NTC[:-held], windows_NTC[-held:]
+        memory_bins = self._model.config.autoencoder.earlier_memory_bins
+        earlier = None if memory_bins is None else Earlier.of_successive(windows_NTC.numpy(), memory_bins)
+        windows = _Windows(windows_NTC, earlier)
+        return windows.at(slice(-held)), windows.at(slice(-held, None))
 
     def _step(
-        self, autoencoder: Autoencoder, parameters: Rows, optimizer: torch.optim.Optimizer, fitted_NTC: Tensor
+        self, autoencoder: Autoencoder, parameters: Rows, optimizer: torch.optim.Optimizer, fitted: "_Windows"
     ) -> None:
         autoencoder.train()
-        chosen = torch.randint(len(fitted_NTC), (min(self.batch_windows, len(fitted_NTC)),), generator=self._generator)
-        batch = self._batch(fitted_NTC[chosen])
+        windows = len(fitted.signal_NTC)
+        chosen = torch.randint(windows, (min(self.batch_windows, windows),), generator=self._generator)
+        batch = self._batch(fitted.at(chosen))
         loss, count, _ = autoencoder(batch)
         units = autoencoder.units(batch.unit_rows_BC)
         scale = autoencoder.observation.loss_scale(units.mean_BC, units.mask_BC).sum()
-        held = self._distance(parameters) / (fitted_NTC.shape[0] * fitted_NTC.shape[1] * scale)
+        held = self._distance(parameters) / (windows * fitted.signal_NTC.shape[1] * scale)
         # the trunk gets no gradients: it may be in use by others
         gradients = torch.autograd.grad(loss / count + held, list(parameters.values()))
         for weight, gradient in zip(parameters.values(), gradients, strict=True):
@@ -286,20 +312,21 @@ class StreamingRows:
         return 0.5 * torch.stack(parts).sum()
 
     @torch.no_grad()
-    def _loss(self, autoencoder: Autoencoder, windows_NTC: Tensor) -> float:
+    def _loss(self, autoencoder: Autoencoder, windows: "_Windows") -> float:
         """Loss of a bin without dropout."""
         autoencoder.eval()
         total, bins = 0.0, 0
-        for chunk in windows_NTC.split(4 * self.batch_windows):
+        for first in range(0, len(windows.signal_NTC), 4 * self.batch_windows):
+            chunk = windows.at(slice(first, first + 4 * self.batch_windows))
             loss, count, _ = autoencoder(self._batch(chunk))
             total, bins = total + float(loss), bins + int(count)
         return total / bins
 
-    def _batch(self, windows_NTC: Tensor) -> Batch:
-        windows, bins, units = windows_NTC.shape
+    def _batch(self, chosen: "_Windows") -> Batch:
+        (windows, bins, units), earlier = chosen.signal_NTC.shape, chosen.earlier
         device = self._model.device
         return Batch(
-            signal_BTC=windows_NTC.to(device),
+            signal_BTC=chosen.signal_NTC.to(device),
             unit_rows_BC=torch.arange(1, units + 1, device=device)[None],
             bin_mask_BT=torch.ones(windows, bins, dtype=torch.bool, device=device),
             session_B=torch.ones(windows, dtype=torch.long, device=device),
@@ -307,6 +334,8 @@ class StreamingRows:
             covariates_BTK=torch.zeros(windows, bins, 0, device=device),
             covariate_mask_BTK=torch.zeros(windows, bins, 0, dtype=torch.bool, device=device),
             sample_ids=[f"{self.session_id}-{number:06d}" for number in range(windows)],
+            earlier_BC=None if earlier is None else torch.from_numpy(earlier.sums_NC).to(device),
+            earlier_bins_B=None if earlier is None else torch.from_numpy(earlier.bins_N).to(device),
         )
 
     @staticmethod

@@ -185,6 +185,7 @@ def _imputed(
             data.keys[chunk],
             data.unit_ids,
             given,
+            None if data.earlier is None else data.earlier[chunk],
         )
         made = imputed(model, part, samples, seed, **imputation)
         effective = [gap.effective for gap in made.gaps]

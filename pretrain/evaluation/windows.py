@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from neurochorus.data_shards.corpus import Corpus
-from neurochorus.data_shards.earlier import Earlier, EarlierActivity
+from neurochorus.data_shards.earlier import Earlier
 from neurochorus.models import NeuralModel
 
 
@@ -52,7 +52,7 @@ class WindowsPast:
     rows_N: np.ndarray
 
     def within(self, memory_bins: float) -> Earlier:
-        return EarlierActivity(self.corpus, memory_bins).before(self.session_id, self.rows_N)
+        return self.corpus.earlier(memory_bins).before(self.session_id, self.rows_N)
 
 
 def read_windows(corpus: Corpus, session_id: str, split: str, bins: int, covariates: Collection[str] = ()) -> Windows:

@@ -24,13 +24,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(corpus: Corpus, session_id: str, row: int) -> tuple[np.ndarray, float]:
-    """The same, bin by bin over all train samples before the row laid end to end."""
-    before = [other for other in corpus.rows_of(session_id, "train").tolist() if other < row]
-    signal = [corpus.read(other).signal_TC for other in before]
-    units = len(corpus.session(session_id).units)
-    joined_TC = np.concatenate([np.zeros((0, units)), *signal])
-    weight_T = np.exp(-np.arange(len(joined_TC))[::-1] / MEMORY)
-    return weight_T @ joined_TC, weight_T.sum()
+    """The same, bin by bin over all train samples before the row, by how long before it each bin was recorded."""
+    start = float(corpus.read(row).meta["start"]) / corpus.factor_of(session_id)
+    sums_C, worth = np.zeros(len(corpus.session(session_id).units)), 0.0
+    for other in corpus.rows_of(session_id, "train").tolist():
+        if other < row:
+            sample = corpus.read(other)
+            first = float(sample.meta["start"]) / corpus.factor_of(session_id)
+            weight_T = np.exp(-(start - 1 - first - np.arange(len(sample.signal_TC))) / MEMORY)
+            sums_C, worth = sums_C + weight_T @ sample.signal_TC, worth + weight_T.sum()
+    return sums_C, worth
 
 
 @pytest.mark.parametrize("bin_s", [None, 0.04])

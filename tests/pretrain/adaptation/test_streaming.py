@@ -267,6 +267,27 @@ def test_histories_and_continuous_signals_are_followed_too(modality: str) -> Non
     assert not torch.equal(stream.rows["history_rows"], rows_of(model, "b_s1")["history_rows"])
 
 
+@pytest.mark.parametrize("modality", ["spikes", "continuous"])
+def test_a_memory_of_earlier_bins_is_that_of_the_buffer(modality: str) -> None:
+    model = small_model(modality=modality, autoencoder={"earlier_memory_bins": 50.0})
+    stream = StreamingRows(model, "b_s1", minutes=0.05, window_bins=20)
+    rng = np.random.default_rng(0)
+    signal_TC = rng.poisson(2.0, (300, 8)) if modality == "spikes" else rng.normal(3, 1, (300, 8)).astype(np.float32)
+    stream.push(signal_TC)
+    fitted, held = stream._split()
+    assert fitted.earlier is not None
+    assert held.earlier is not None
+    weight_T = np.exp(-np.arange(240)[::-1] / 50.0)  # 12 of the 15 windows are fitted on
+    np.testing.assert_allclose(held.earlier.sums_NC[0], weight_T @ signal_TC[:240], rtol=1e-4)
+    assert held.earlier.bins_N[0] == pytest.approx(weight_T.sum(), rel=1e-4)
+    assert not fitted.earlier.bins_N[0]
+    assert stream.refit(steps=20).accepted
+    assert not torch.equal(stream.rows["earlier_rows"], rows_of(model, "b_s1")["earlier_rows"])
+    now = stream.model.context("b_s1", signal_TC[None, -5:], earlier=stream.earlier)
+    assert stream.model.rollout(now, horizon=3, samples=2).rates.isfinite().all()
+    assert StreamingRows(small_model(), "b_s1", minutes=0.05, window_bins=20).earlier is None
+
+
 def test_a_ring_holds_the_latest_bins_and_windows_cross_no_gap() -> None:
     ring = RecentBins(10, 1, np.dtype(np.uint16))
     assert ring.windows(3).shape == (0, 3, 1)
