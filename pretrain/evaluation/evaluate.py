@@ -68,6 +68,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Results of a model, of the `beside` models (row name -> model) and of the baselines, as plain values.
 
+    With models beside there is a forecast row more, the mean of the rates of all models with their own heads.
     Baselines are fitted on the train split, their settings chosen on the valid split. `recalibrate`: also how the
     latents fare with their spread scaled by factors fitted on the valid split. `suite`: further parts to measure
     (`suite.settings.SUITES`, or `all`). Raises ValueError for sessions that a model does not know or knows with other
@@ -134,6 +135,8 @@ def _evaluate_session(
         made = scored_forecasts(models[name], heads, data.session_id, windows, data.forecast, data.seed, inflation)
         learned |= {row: one.rates_NHC for row, one in made.items()}
         ensembles |= {row: one.scores for row, one in made.items()}
+    if len(models) > 1:
+        learned[f"mean of {len(models)} models"] = np.mean([learned[name] for name in models], axis=0)
     baselines = baseline_forecasts(data, memory_of(models.values()))
     rates = ScoredRates(learned, baselines, _reconstructions(next(iter(models.values())), data))
     result = SessionResult(
