@@ -35,7 +35,6 @@ TARGETS = {
 @settings
 class LoraSection:
     rank: int = 8
-    """Rank of each update: columns of B and rows of A."""
     alpha: float = 16.0
     """The update is alpha / rank times B A."""
     targets: list[str] = field(default_factory=lambda: ["attention", "mlp"])
