@@ -37,12 +37,14 @@ class Recipe:
     name: str
     "Name of the data set."
     importer: Literal["npz", "npy", "hdf5", "mat", "csv", "nwb", "phy", "suite2p", "synthetic"]
+    "What reads the files; `launch/shard.py --suggest FILE` names the one that fits. `synthetic` simulates them."
     bin_s: float | FromKey
     "Width of a bin in seconds."
     sample_bins: int
     "Longest sample: a longer trial or stretch is cut into samples of that many bins."
     split: SplitRecipe = SplitRecipe()
     licence: str = ""
+    "Under which the recordings may be used; kept with the provenance of each session."
     source_name: str = ""
     "Where the recordings come from: paper, archive, version."
     files: str | None = None

@@ -11,9 +11,9 @@ from pathlib import Path
 if importlib.util.find_spec("neurochorus") is None:  # not installed: use the checkout that this file lies in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "typings"))
 
-from jsonargparse import ArgumentParser
 
 from neurochorus.launch.commands import HERE, CommandFailed, deepspeed, python, run
+from neurochorus.launch.options import command_parser
 
 HEADS = ("energy", "flow")
 NEW_ANIMAL = "subject:otter"
@@ -23,7 +23,7 @@ PORT = 29531
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = ArgumentParser(prog="demo.py", description=__doc__)
+    parser = command_parser("demo.py", __doc__)
     parser.add_argument("--out", default="demo", help="directory for everything that is made")
     parser.add_argument("--ranks", type=int, default=2, help="processes to train on")
     options = parser.parse_args(arguments)

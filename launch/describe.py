@@ -11,17 +11,17 @@ if importlib.util.find_spec("neurochorus") is None:  # not installed: use the ch
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "typings"))
 
 import numpy as np
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
 from neurochorus.data_shards.describe import DatasetSummary, SessionSummary, summarise
+from neurochorus.launch.options import command_parser
 from neurochorus.launch.shard_tables import entry_remarks
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = ArgumentParser(prog="describe.py", description="Print what a data set holds.")
+    parser = command_parser("describe.py", __doc__)
     parser.add_argument("directory", help="a directory that launch/shard.py made, or its URL (s3, gs, https, hf)")
     parser.add_argument("--verify", action="store_true", help="check every checksum and count")
     options = parser.parse_args(arguments)

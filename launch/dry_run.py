@@ -13,6 +13,8 @@ from neurochorus.pretrain.costs.workload import Assumed
 
 GIB = 2**30
 FORMULA = "6 x weights a token meets + 12 x blocks x width x tokens a window (pretrain/costs/flops.py)"
+SHORT_STEP_S = 0.02
+"""Of a step that is so short most is not the model's arithmetic."""
 MANY = 12
 """Subjects that are listed one by one."""
 
@@ -24,9 +26,21 @@ def add_dry_run(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--peak-tflops", type=float, default=989.0, help="dry run: of one device (default: H100 SXM, dense bf16)"
     )
-    parser.add_argument("--mfu", type=float, default=0.3, help="dry run: share of the peak that is expected")
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        default=0.3,
+        help="dry run: share of the peak that is reached; 0.3 is a guess, not measured on any GPU: time 100 steps and "
+        "read mfu in metrics.jsonl",
+    )
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="dry run: whose kernels, for memory")
-    parser.add_argument("--assume", default="100x200x256", help="dry run: SESSIONSxUNITSxBINS where data are missing")
+    parser.add_argument(
+        "--assume",
+        default=None,
+        metavar="SESSIONSxUNITSxBINS",
+        help="dry run: where data.path does not exist, take so many sessions of so many units each, in samples of so "
+        "many bins, such as 100x200x256",
+    )
 
 
 def run_dry(configure: Callable[[], RunConfig], options: Namespace) -> int:
@@ -35,7 +49,8 @@ def run_dry(configure: Callable[[], RunConfig], options: Namespace) -> int:
         if options.world < 1 or not options.peak_tflops > 0 or not 0 < options.mfu <= 1:
             raise ValueError("--world and --peak-tflops must be positive, --mfu a share above 0")
         hardware = Hardware(options.world, options.peak_tflops, options.mfu, options.device)
-        show_costs(dry_run(configure(), hardware, Assumed.parse(options.assume)))
+        assumed = None if options.assume is None else Assumed.parse(options.assume)
+        show_costs(dry_run(configure(), hardware, assumed))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -47,7 +62,7 @@ def show_costs(costs: RunCosts, console: Console | None = None) -> None:
     console = console or Console(width=120, highlight=False, soft_wrap=True)
     config, hardware, work = costs.config, costs.hardware, costs.workload
     units = sum(len(entry.units) for entry in work.entries)
-    what = ", ".join(config.data.paths) if work.plan is not None else "assumed (no data at data.path; see --assume)"
+    what = ", ".join(config.data.paths) if work.plan is not None else "assumed (--assume; no data at data.path)"
     console.print(
         f"data: {what}: {len(work.entries)} sessions, {units:,} units; windows of {work.mean_bins:,.0f} bins on "
         f"average, {work.longest_bins} at most"
@@ -62,9 +77,14 @@ def show_costs(costs: RunCosts, console: Console | None = None) -> None:
         total += stage.hours
         _show_stage(stage, costs, console)
     console.print(
-        f"\n{total:,.2f} hours in all on {hardware.world} x {hardware.peak_tflops:g} TFLOP/s at an MFU of "
+        f"\nat least {total:,.2f} hours in all on {hardware.world} x {hardware.peak_tflops:g} TFLOP/s at an MFU of "
         f"{hardware.mfu:.0%}, without evaluation and checkpoints"
     )
+    if any(0 < stage.seconds_a_step < SHORT_STEP_S for stage in costs.stages):
+        console.print(
+            f"  steps of less than {SHORT_STEP_S * 1e3:.0f} ms: kernel launches and collectives will dominate, so "
+            "the run takes longer; time 100 steps"
+        )
 
 
 def _show_stage(stage: StageCosts, costs: RunCosts, console: Console) -> None:
@@ -75,7 +95,8 @@ def _show_stage(stage: StageCosts, costs: RunCosts, console: Console) -> None:
     console.print(_parts({name: f"{value / 1e6:,.2f}" for name, value in flops.items()}))
     console.print(
         f"  {stage.steps:,} steps, {stage.samples:,} samples, "
-        f"{stage.samples * costs.workload.mean_bins:.3g} bins: {stage.hours:,.2f} hours"
+        f"{stage.samples * costs.workload.mean_bins:.3g} bins: at least {stage.hours:,.2f} hours, "
+        f"{stage.seconds_a_step * 1e3:,.3g} ms a step"
     )
     if stage.epochs:
         console.print(_epochs(stage.epochs))

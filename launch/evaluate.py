@@ -21,7 +21,7 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.settings import apply_overrides, parse_settings
 from neurochorus.launch.evaluation_tables import result_tables
-from neurochorus.launch.options import add_sampling
+from neurochorus.launch.options import add_device, add_sampling, command_parser
 from neurochorus.models import load, read_training, set_sampling
 from neurochorus.models.missing_units import accept_missing_units, missing_units_note
 from neurochorus.pretrain.config import ForecastSection
@@ -111,7 +111,7 @@ def _named(text: str, device: str) -> tuple[str, Any]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="evaluate.py", description=__doc__)
+    parser = command_parser("evaluate.py", __doc__)
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--data", nargs="+", required=True, help="data set directories or URLs")
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
@@ -145,7 +145,7 @@ def _parser() -> ArgumentParser:
         "--examples", default=None, help=".npz: also keep a few forecasts of each session, for report.py"
     )
     add_sampling(parser)
-    parser.add_argument("--device", default="cpu")
+    add_device(parser)
     parser.add_argument("--out", default=None, help="default: metrics.json in the model directory")
     return parser
 

@@ -1,7 +1,7 @@
 """Adapt a model to sessions that it never saw, of known or new animals: rows alone, or the trunk too; export again.
 
-python launch/finetune.py --model EXPORT --data DIR --sessions 'subject:otter' --out RUN_DIR [--set KEY=VALUE ...]
-python launch/finetune.py ... --adapt lora --set lora.rank=4 --dry-run     what would be trained, on what
+python launch/finetune.py --model EXPORT --data DIR --sessions 'subject:otter' --out RUN_DIR [section.key=value ...]
+python launch/finetune.py ... --adapt lora lora.rank=4 --dry-run           what would be trained, on what
 python launch/finetune.py ... --compare scratch --fractions 0.1 0.5 1      against training from nothing
 deepspeed --num_gpus 2 launch/finetune.py ...
 """
@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
-from neurochorus.launch.options import add_comparing
+from neurochorus.launch.options import add_comparing, command_parser, overrides_last
 from neurochorus.launch.training import run_training
 from neurochorus.pretrain.adaptation.preview import Preview, preview
 from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
@@ -27,7 +27,8 @@ from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(overrides_last(sys.argv[1:] if arguments is None else arguments))
+    options.overrides = [*options.set, *options.overrides]
     if options.compare is not None:
         from neurochorus.launch.comparing import compare  # what it needs takes seconds to import
 
@@ -88,7 +89,7 @@ def _values(options: Any) -> dict[str, Any]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="finetune.py", description=__doc__)
+    parser = command_parser("finetune.py", __doc__)
     parser.add_argument("--model", required=True, help="model directory to start from")
     parser.add_argument("--data", nargs="+", required=True, help="data set directories or URLs with the new sessions")
     parser.add_argument(
@@ -104,9 +105,10 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and start nothing")
     parser.add_argument("--out", required=True, help="run directory; the model goes to OUT/export")
     parser.add_argument("--config", default=None, help="YAML with further settings")
-    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="section.key=value, put over the rest")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as overrides; also of no section")
     add_comparing(parser)
     parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; not used")
+    parser.add_argument("overrides", nargs="*", default=[], help="section.key=value, put over the rest")
     return parser
 
 

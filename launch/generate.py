@@ -1,4 +1,4 @@
-"""Generate activity of one session: free-running samples after a context, from covariates, or from nothing.
+r"""Generate activity of one session: free-running samples after a context, from covariates, or from nothing.
 
 python launch/generate.py --model EXPORT --session fox_s1 --context DATA_DIR --context-bins 40 --horizon 60 \
     --samples 8 --seed 0 --out generated.npz
@@ -16,7 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from neurochorus.data_shards.remote import is_directory_or_url
-from neurochorus.launch.options import add_sampling
+from neurochorus.launch.options import add_device, add_sampling, command_parser
 from neurochorus.models import load, read_training, set_sampling
 from neurochorus.models.missing_units import accept_missing_units, missing_units_note
 from neurochorus.pretrain.evaluation.contexts import read_context
@@ -72,7 +72,7 @@ def run(options: Any) -> Path:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="generate.py", description=__doc__)
+    parser = command_parser("generate.py", __doc__)
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--session", required=True, help="session id that the model knows")
     parser.add_argument(
@@ -103,7 +103,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--temperature", type=float, default=1.0, help="scale of the head's noise")
     parser.add_argument("--head", default=None, help="'gaussian' uses the companion head of the same model")
     add_sampling(parser)
-    parser.add_argument("--device", default="cpu")
+    add_device(parser)
     parser.add_argument("--out", required=True, help=".npz to write")
     return parser
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentParser
 
+from neurochorus.launch.options import add_device, command_parser
 from neurochorus.models import load
 from neurochorus.pretrain.evaluation.missing_data import (
     arrays_of,
@@ -81,7 +82,7 @@ def _mask(path: Path) -> np.ndarray:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="impute.py", description=__doc__)
+    parser = command_parser("impute.py", __doc__)
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--session", required=True, help="session id that the model knows")
     parser.add_argument(
@@ -109,7 +110,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--temperature", type=float, default=1.0, help="scale of the head's noise")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1: follow the covariates more")
     parser.add_argument("--head", default=None, help="'gaussian' uses the companion head of the same model")
-    parser.add_argument("--device", default="cpu")
+    add_device(parser)
     parser.add_argument("--out", required=True, help=".npz to write")
     return parser
 

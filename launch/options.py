@@ -1,11 +1,28 @@
-"""Options that several commands have in common."""
+"""What several commands have in common: how their help looks, and options."""
 
 import re
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from neurochorus.models import SAMPLING_SETTINGS
+
+
+class _ExamplesAsWritten(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the lines of a description as they are."""
+
+
+def command_parser(prog: str, description: str | None) -> ArgumentParser:
+    """A parser whose help shows the description, with its examples, as it is written."""
+    return ArgumentParser(prog=prog, description=description, formatter_class=_ExamplesAsWritten)
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Add --device, whose value is for models.load."""
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:1; auto: the accelerator when there is one"
+    )
 
 
 def add_sampling(parser: ArgumentParser) -> None:
@@ -48,5 +65,10 @@ def add_comparing(parser: ArgumentParser) -> None:
 
 
 def overrides_last(arguments: Sequence[str]) -> list[str]:
-    """The words of a command with section.key=value behind all others: argparse takes them in one stretch only."""
-    return sorted(arguments, key=lambda word: re.match(r"\w+(\.\w+)+=", word) is not None)
+    """The words of a command with section.key=value behind all others: argparse takes them in one stretch only.
+
+    A `--` before them keeps them from an option that takes several values.
+    """
+    overrides = [word for word in arguments if re.match(r"\w+(\.\w+)+=", word)]
+    others = [word for word in arguments if word not in overrides]
+    return [*others, "--", *overrides] if overrides else others

@@ -13,6 +13,7 @@ if importlib.util.find_spec("neurochorus") is None:  # not installed: use the ch
 
 from jsonargparse import ArgumentParser
 
+from neurochorus.launch.options import command_parser
 from neurochorus.pretrain.evaluation.picture_style import DOTS_PER_INCH
 from neurochorus.pretrain.evaluation.run_comparison import compare_runs
 from neurochorus.pretrain.evaluation.run_history import Columns, read_run_history
@@ -42,7 +43,7 @@ def _chosen(run_dir: Path, stages: list[str] | None) -> dict[str, Columns]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="plot.py", description=__doc__)
+    parser = command_parser("plot.py", __doc__)
     parser.add_argument("runs", nargs="+", help="run directories; they may still be running")
     parser.add_argument("--out", required=True, help="picture: png, pdf or svg")
     parser.add_argument("--against", choices=["steps", "samples", "hours"], default="steps")

@@ -19,7 +19,7 @@ from neurochorus.data_shards.settings import read_settings
 from neurochorus.launch.checking import check
 from neurochorus.launch.demo_data import ensure_demo_data
 from neurochorus.launch.dry_run import add_dry_run, run_dry
-from neurochorus.launch.options import overrides_last
+from neurochorus.launch.options import command_parser, overrides_last
 from neurochorus.launch.training import run_training
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
@@ -49,9 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="pretrain.py", description=__doc__)
+    parser = command_parser("pretrain.py", __doc__)
     parser.add_argument("--config", default=None, help="YAML of the run; without it the demo runs")
-    parser.add_argument("--resume-from", metavar="CHECKPOINT", help="go back to it, or continue it in a new run.dir")
+    parser.add_argument(
+        "--resume-from",
+        metavar="CHECKPOINT",
+        help="go back to it, or continue it in a new run.dir; such as runs/mine/checkpoints/dynamics/step_00001000",
+    )
     parser.add_argument(
         "--init-from", metavar="PATH", help="start from the weights of a model, run or checkpoint, at step 0"
     )

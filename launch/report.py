@@ -14,6 +14,7 @@ import shlex
 
 from jsonargparse import ArgumentParser
 
+from neurochorus.launch.options import command_parser
 from neurochorus.pretrain.evaluation.evaluation_file import read_evaluation
 from neurochorus.pretrain.evaluation.example_forecasts import read_example_forecasts
 from neurochorus.pretrain.evaluation.generated_trials import read_generated_trials
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="report.py", description="Make one HTML page of results; needs no network to read.")
+    parser = command_parser("report.py", __doc__)
     parser.add_argument("--metrics", nargs="*", default=[], help="metrics.json files of launch/evaluate.py")
     parser.add_argument("--examples", nargs="*", default=[], help="npz files of launch/evaluate.py --examples")
     parser.add_argument("--generated", nargs="*", default=[], help="npz files of launch/generate.py: one session each")

@@ -20,6 +20,7 @@ from rich.table import Table
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.settings import parse_settings
+from neurochorus.launch.options import add_device, command_parser
 from neurochorus.models import load, read_training
 from neurochorus.pretrain.evaluation.imputation import HidingSettings, score_imputation
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
@@ -100,7 +101,7 @@ def _shown(name: str, results: dict[str, Any]) -> Table:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="score_imputation.py", description=__doc__)
+    parser = command_parser("score_imputation.py", __doc__)
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--data", nargs="+", required=True, help="data set directories or URLs")
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
@@ -121,7 +122,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--head", default=None, help="'gaussian' uses the companion head of the same model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    add_device(parser)
     parser.add_argument("--out", default=None, help="default: imputation.json in the model directory")
     return parser
 

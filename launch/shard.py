@@ -31,6 +31,7 @@ from neurochorus.data_shards.remote import is_url
 from neurochorus.data_shards.staging import leftovers, working_directory
 from neurochorus.data_shards.suggesting import suggest_recipe
 from neurochorus.data_shards.writer import SHARD_BYTES
+from neurochorus.launch.options import command_parser
 from neurochorus.launch.shard_tables import import_tables, inspection_tables
 
 WIDE = 200  # piped output is as wide as the tables: nothing is folded or cut off
@@ -126,7 +127,7 @@ def _say_interrupted(options: Namespace) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="shard.py", description="Make a data set directory from recordings.")
+    parser = command_parser("shard.py", __doc__)
     parser.add_argument("--recipe", default=None, help="YAML that maps names in the files to ours")
     parser.add_argument("--source", default=None, help="directory of the recordings; none for synthetic ones")
     parser.add_argument("--out", default=None, help="data set directory to make; must not exist, but with --extend")

@@ -17,7 +17,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from neurochorus.launch.options import add_sampling
+from neurochorus.launch.options import add_device, add_sampling, command_parser
 from neurochorus.models import load, set_sampling
 from neurochorus.pretrain.evaluation.output_file import check_output
 from neurochorus.pretrain.submissions import brain_wide_bench, neural_latents
@@ -102,7 +102,7 @@ def _check(options: Any) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="submit.py", description=__doc__)
+    parser = command_parser("submit.py", __doc__)
     commands = parser.add_subcommands(dest="benchmark")
     commands.add_subcommand("brain-wide-bench", _brain_wide_bench_parser())
     commands.add_subcommand("nlb", _neural_latents_parser())
@@ -141,7 +141,7 @@ def _add_model(parser: ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--samples", type=int, default=32, help="rollouts a forecast is the mean of")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    add_device(parser)
     add_sampling(parser)
 
 

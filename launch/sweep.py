@@ -25,6 +25,7 @@ from rich.table import Table
 
 from neurochorus.data_shards.settings import read_settings
 from neurochorus.launch.commands import CommandFailed, deepspeed, python, run
+from neurochorus.launch.options import command_parser
 from neurochorus.launch.sweep_points import Point, Score, grid_points, score_of
 from neurochorus.pretrain.config import RunConfig
 
@@ -88,7 +89,7 @@ def _show(points: Sequence[Point], out: Path) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="sweep.py", description=__doc__)
+    parser = command_parser("sweep.py", __doc__)
     parser.add_argument("--config", required=True, help="YAML of the runs")
     parser.add_argument("--grid", nargs="+", required=True, help="section.key=value,value,... one or more")
     parser.add_argument("--out", required=True, help="folder of the run directories and of table.csv")

@@ -1,4 +1,4 @@
-"""Generate whole trials of one session from nothing, and time it; or observe recorded ones anew from their latents.
+r"""Generate whole trials of one session from nothing, and time it; or observe recorded ones anew from their latents.
 
 python launch/timed_trials.py --model EXPORT --session lorenz_s1 --trials 1000 --horizon 256 --out trials.npz \
     [--sampling dynamics.diffusion.sampler=ddim dynamics.diffusion.sampling_steps=50]
@@ -17,7 +17,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from neurochorus.data_shards.corpus import Corpus
-from neurochorus.launch.options import add_sampling
+from neurochorus.launch.options import add_device, add_sampling, command_parser
 from neurochorus.models import load, set_sampling
 from neurochorus.pretrain.evaluation.output_file import check_output
 from neurochorus.pretrain.evaluation.whole_trials import (
@@ -61,7 +61,7 @@ def run(options: Any) -> WholeTrials:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="timed_trials.py", description=__doc__)
+    parser = command_parser("timed_trials.py", __doc__)
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--session", required=True, help="session id that the model knows")
     parser.add_argument("--trials", type=int, default=1000)
@@ -69,7 +69,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--recorded", default=None, help="data set directory with trials to observe anew")
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of that data set")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    add_device(parser)
     parser.add_argument("--out", required=True, help=".npz to write")
     add_sampling(parser)
     return parser

@@ -8,7 +8,7 @@ decoder   latent_BTL -> pointwise map -> read-out rows + unit bias + what the un
 futures   latent_BTL -> one L x L map a horizon -> the same decoder with the slow gain -> mean of the next k bins
 
 Reconstruction alone gives latents that predict poorly, and a unit's slow drift fits in no shared
-latent: both were measured (reference/forecasting_notes.md), hence the future decoders and the gain.
+latent: hence the future decoders and the gain.
 """
 
 import math

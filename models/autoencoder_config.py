@@ -31,6 +31,7 @@ class AutoencoderConfig:
     bin_dropout: float = 0.0
     """Share of single bins hidden from the encoder (coordinated dropout)."""
     latent_dropout: float = 0.2
+    """Share of latent entries that the decoder reads as zero in training."""
     present_weight: float = 0.3
     """Weight of the present bin; scored on hidden entries only when anything is hidden."""
     future_weights: dict[int, float] = field(default_factory=lambda: {1: 0.1, 5: 0.3, 10: 1.0})
@@ -41,6 +42,7 @@ class AutoencoderConfig:
     """Coordinates that stage 2 works in: latents of unit variance, or uncorrelated ones whose sd is in proportion to
     what they change in the read-out, so that directions nobody reads do not count as much as the others."""
     slow_gain: bool = True
+    """Whether the decoder also reads how active a unit was so far in the window, times a gain of that unit."""
     gain_memory_bins: float | None = None
     """Time constant of the slow gain in bins; null: everything since the window began."""
     earlier_memory_bins: float | None = None

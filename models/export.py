@@ -51,8 +51,8 @@ def save(model: NeuralModel, path: str | Path, training: Mapping[str, Any] | Non
 def load(path: str | Path, device: torch.device | str = "cpu") -> NeuralModel:
     """Read a model directory, in evaluation mode; outputs are bit-identical to those of the saved model.
 
-    Raises ValueError naming the file when it is missing, cut, edited or of another format version, and for a `device`
-    that is not there.
+    `device`: cpu, cuda, cuda:1, or auto: the accelerator when there is one, else the CPU. Raises ValueError naming the
+    file when it is missing, cut, edited or of another format version, and for a `device` that is not there.
     """
     path = Path(path)
     config = _read_json(path / CONFIG_FILE)
@@ -70,6 +70,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NeuralModel:
     _load_weights(model, path / WEIGHTS_FILE, config["model"])
     own = model_config.autoencoder
     model.reference = LatentReference.load(path, own.latents, own.encoder.width)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # what PyTorch raises depends on the device and on its build

@@ -34,6 +34,7 @@ from neurochorus.models.whitening import Whitening
 @settings
 class ModelConfig:
     head: HeadName = "energy"
+    """What gives the distribution of the next latent: energy, flow, langevin or gaussian, set up in `heads`."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)

@@ -2,7 +2,7 @@
 
 A session's read-in matrix is its rows. Since every batch gathers from the same parameter, all ranks
 touch the same parameters in the same order whatever sessions they hold; one module a session trains
-silently wrong under ZeRO-1, 2 and 3 (design.md 4).
+silently wrong under ZeRO-1, 2 and 3 (tests/pretrain/test_zero_stages.py).
 B batch, T bins, C units, D width, L latent channels, K history bins.
 """
 

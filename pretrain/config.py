@@ -80,6 +80,7 @@ class StageSection:
     steps: int = 0
     """Optimizer steps; must be given, unless `init` is."""
     learning_rate: float = 1e-3
+    """Of AdamW after the warm-up; `head_learning_rate_factor` and `base_width` of `train` scale that of some parts."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """After the warm-up the learning rate falls along a half cosine; stays and falls at the end (wsd); or stays."""
     warmup: float = 0.05
@@ -91,6 +92,7 @@ class StageSection:
     table_weight_decay: float = 0.0
     """Of read-in and read-out rows. It also shrinks rows of sessions that are not in the batch."""
     beta2: float = 0.95
+    """Decay a step of Adam's running mean of squared gradients; at most 0.95, for rows that are seen seldom."""
     init: str | None = None
     """A model directory whose weights of this stage are taken instead of training it (then `steps` is not used)."""
 
@@ -119,6 +121,7 @@ class TrainSection:
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: matrix products in bfloat16 (autocast), weights, gradients and losses in float32."""
     gradient_clipping: float = 1.0
+    """Norm, over all parameters, to which longer gradients are cut; 0: none are."""
     head_learning_rate_factor: float = 0.25
     """Learning rate of the energy head as a share of the rest; at 1 it collapses (EAR, Shao et al. 2025)."""
     ema: float | None = None
@@ -136,6 +139,7 @@ class TrainSection:
     max_hours: float | None = None
     """Save and stop with exit code 0 when this much wall time is spent; null: no limit."""
     log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
     max_skipped_steps: int = 5
     """Stop after this many steps in a row were skipped for non-finite gradients."""
     hang_minutes: float | None = 20.0
@@ -165,6 +169,7 @@ class TrainSection:
 @settings
 class ZeroSection:
     stage: Literal[0, 1, 2, 3] = 1
+    """What the ranks share out among them: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 parameters too."""
     persistence_threshold: int = 100_000
     """ZeRO-3 keeps parameters smaller than this many elements on every rank."""
     offload_optimizer: bool = False
@@ -269,8 +274,11 @@ class ForecastSection:
     """The forecast that evaluation makes unless told otherwise; travels with the export."""
 
     context_bins: int = 30
+    """Bins that are read."""
     horizon_bins: int = 10
+    """Bins after them that are forecast; together at most the longest sample."""
     samples: int = 32
+    """Rollouts of each context; the forecast rate is their mean."""
 
     def problems(self) -> list[str]:
         names = ("context_bins", "horizon_bins", "samples")

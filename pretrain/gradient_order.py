@@ -1,7 +1,7 @@
 """A guard against ranks that touch different parameters, which ZeRO-1, 2 and 3 train on in silence, wrongly.
 
 Every rank notes the order in which gradients arrive; in the first steps and now and then later the orders
-are compared (design.md 4).
+are compared.
 """
 
 import hashlib

@@ -19,7 +19,9 @@ class TransformerConfig:
     width: int = 96
     """Width D of the residual stream; a multiple of twice the number of heads."""
     blocks: int = 2
+    """Number of blocks, each of attention and a feed-forward layer."""
     heads: int = 4
+    """Attention heads of a block."""
     feedforward: int = 4
     """Width of the feed-forward layer as a multiple of `width`."""
     dropout: float = 0.1

@@ -25,7 +25,9 @@ class DiffusionConfig:
     train_steps: int = 1000
     """Noise levels."""
     first_beta: float = 1e-4
+    """Variance of the noise that the first level adds; those between grow in a straight line to `last_beta`."""
     last_beta: float = 0.02
+    """Variance of the noise that the last level adds."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     """ddpm: noise is added at every step; ddim: at the start only."""
     sampling_steps: int = 1000

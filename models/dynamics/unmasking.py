@@ -32,10 +32,13 @@ class MaskedConfig:
     """Settings of `order: masked`. `history_scales` and `history_dropout` of the causal order have no part in it."""
 
     ratio_mean: float = 1.0
-    """Share of a window's tokens hidden in training: a normal distribution cut to [ratio_lowest, ratio_highest]."""
+    """Share of a window's tokens hidden in training: mean of a normal distribution, which is then cut off."""
     ratio_sd: float = 0.25
+    """Its standard deviation before it is cut off."""
     ratio_lowest: float = 0.7
+    """Least share that is hidden."""
     ratio_highest: float = 1.0
+    """Greatest share that is hidden; 1 is the whole window."""
     ratio_per: Literal["batch", "sample"] = "sample"
     """One share for each micro-batch (as published) or one for each sample."""
     known_start: float = 0.0

@@ -32,7 +32,9 @@ from neurochorus.models.heads.scoring_rules import (
 @settings
 class EnergyHeadConfig:
     width: int = 192
+    """Channels of the residual stream that becomes the next latent."""
     blocks: int = 3
+    """Residual blocks, each steered by the noise."""
     samples: int = 4
     """Samples a token in the loss; 2 is the paper's."""
     rule: Literal["energy", "kernel", "crps"] = "energy"
@@ -40,6 +42,7 @@ class EnergyHeadConfig:
     beta: float = 1.0
     """Power of distances in the rule `energy`."""
     kernel: Literal["gaussian", "laplace"] = "gaussian"
+    """Of the rule `kernel`."""
     bandwidths: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0])
     """Of the rule `kernel`, as multiples of sqrt(L); the score is the mean over them."""
     variogram_weight: float = 0.0

@@ -5,9 +5,9 @@ Path x_t = (1 - t) x_0 + t x_1 from x_0 ~ N(0, I) to the next latent x_1; the ve
     v(x, t, h) = a(t) x + F(x, t, h)
 
 a(t) x is the exact velocity to N(0, s^2 I) (gaussian_path.py), so no direction of the noise keeps its unit variance
-because a narrow network cannot see it (the published model's samples are over-dispersed for that reason:
-reference/afm_and_flow_matching.md 3.1), and F has only the rest to learn. At the optimum the loss of an
-independent Gaussian of sd s is s pi/2 a channel.
+because a narrow network cannot see it (the published velocity sees 16 of them, and leaves the others as wide as they
+started: Rogalla et al. 2026), and F has only the rest to learn. At the optimum the loss of an independent Gaussian of
+sd s is s pi/2 a channel.
 
 `source: hidden` starts from x_0 ~ N(mean(h), sd(h)^2) instead: the flow runs in (x - mean) / sd, mean and sd are
 fitted by the Gaussian likelihood, and the loss of the flow does not reach them (it would shrink sd, and with it
@@ -43,7 +43,9 @@ from neurochorus.models.heads.solvers import integrate, integrate_adaptively
 @settings
 class FlowHeadConfig:
     width: int = 192
+    """Channels of the network that gives the velocity."""
     blocks: int = 3
+    """Residual blocks of that network."""
     steps: int = 4
     """Solver steps when sampling; of `midpoint` each takes two calls of the network."""
     solver: Literal["euler", "exponential", "midpoint", "heun", "rk4", "adaptive"] = "midpoint"
@@ -58,6 +60,7 @@ class FlowHeadConfig:
     `sample`, whose mean is then nearer to the distribution's; such draws are not independent, and a rollout, which
     asks for one at a time, has none of it."""
     time_features: int = 16
+    """Sines and cosines of the time t that it reads; an even number."""
     residual_sd: float = 1.0
     """The s of a(t): the spread that the targets are expected to have given the past, in units of the source."""
     source: Literal["standard", "hidden"] = "hidden"

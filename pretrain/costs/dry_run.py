@@ -1,5 +1,7 @@
 """What a run would cost, from its settings alone: no device, no process group, no memory for weights.
 
+A lower bound, as launches of kernels, collectives, waiting for data and the optimizer are in no FLOPs:
+
     hours = steps x samples a step x bins a sample x FLOPs a bin / (ranks x peak FLOP/s x MFU) / 3600
 
 MFU, model FLOPs utilisation: the share of a device's peak that goes into the model's own FLOPs (flops.py).
@@ -58,6 +60,11 @@ class StageCosts:
     epochs: dict[str, float]
     """Subject -> how often its samples are gone through; empty where the data are assumed."""
 
+    @property
+    def seconds_a_step(self) -> float:
+        """As `hours`, a lower bound: of the model's arithmetic alone."""
+        return self.hours * 3600 / self.steps
+
 
 @dataclass(frozen=True)
 class RunCosts:
@@ -67,8 +74,8 @@ class RunCosts:
     stages: list[StageCosts]
 
 
-def dry_run(config: RunConfig, hardware: Hardware, assumed: Assumed) -> RunCosts:
-    """The costs of every stage that the run would train.
+def dry_run(config: RunConfig, hardware: Hardware, assumed: Assumed | None) -> RunCosts:
+    """The costs of every stage that the run would train; `assumed` where its data are not there.
 
     Raises ValueError for settings, data and a number of ranks that do not fit together.
     """

@@ -12,7 +12,7 @@ from neurochorus.data_shards.recording import unit_hash
 from neurochorus.data_shards.remote import is_url
 from neurochorus.data_shards.unit_columns import UnitColumns
 from neurochorus.pretrain.config import RunConfig
-from neurochorus.pretrain.training_data import TrainingData
+from neurochorus.pretrain.training_data import TrainingData, refuse_long_forecast
 
 ASSUMED_BIN_S = 0.01
 
@@ -53,11 +53,21 @@ class Assumed:
         return cls(*map(int, parts))
 
 
-def workload(config: RunConfig, assumed: Assumed) -> Workload:
-    """Of the run's data sets if they are there, else as assumed. Raises ValueError for data that do not fit the run."""
-    if any(not (is_url(path) or Path(path).exists()) for path in config.data.paths):
+def workload(config: RunConfig, assumed: Assumed | None) -> Workload:
+    """Of the run's data sets if they are there, else as assumed.
+
+    Raises ValueError for data that do not fit the run, and for missing ones where nothing is assumed.
+    """
+    missing = [path for path in config.data.paths if not (is_url(path) or Path(path).exists())]
+    if missing and assumed is None:
+        raise ValueError(
+            f"data.path: {', '.join(missing)} does not exist: make it with launch/shard.py, or give --assume "
+            "SESSIONSxUNITSxBINS (such as 100x200x256) for data that are still to come"
+        )
+    if missing and assumed is not None:
         return _assumed_workload(config, assumed)
     data = TrainingData.open(config)
+    refuse_long_forecast(config, data)
     plan = data.plan(config, "dynamics")
     window = config.data.window_bins
     bins = {

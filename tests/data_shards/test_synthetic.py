@@ -27,7 +27,7 @@ def make_recipe(**synthetic: object) -> Recipe:
 
 
 def test_lorenz_has_the_statistics_of_ldns() -> None:
-    """reference/eag_and_ldns.md 2.4: lag-1 autocorrelation 0.993, mean rate 0.14 per bin, highest rate about 4.2."""
+    """Kapoor et al. 2024: lag-1 autocorrelation 0.993, mean rate 0.14 per bin, highest rate about 4.2."""
     generator = np.random.default_rng(0)
     latents_BT3 = simulate_lorenz(LorenzRecipe(), trials=200, bins=256, generator=generator)
     assert latents_BT3.shape == (200, 256, 3)

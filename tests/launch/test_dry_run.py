@@ -20,6 +20,7 @@ EIGHT = Hardware(world=8, peak_tflops=100.0, mfu=0.25)
 IMPORTS = 2 * 10**8
 """Bytes that torch's simulation of tensors may take when it is first imported."""
 FEW = Assumed(sessions=3, units=50, bins=40)
+SHORT = ["forecast.context_bins=8", "forecast.horizon_bins=4"]
 
 
 def costs_of(preset: str) -> RunCosts:
@@ -76,7 +77,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_epochs_and_sizes_are_those_of_the_data(data: Path) -> None:
     overrides = [f"data.path={data}", "train.global_batch=4", "train.micro_batch=2", "dynamics.steps=50"]
-    config = read_settings(RunConfig, CONFIGS / "demo.yaml", [*overrides, "data.exclude=[]", "data.window_bins=8"])
+    config = read_settings(
+        RunConfig, CONFIGS / "demo.yaml", [*overrides, *SHORT, "data.exclude=[]", "data.window_bins=8"]
+    )
     costs = dry_run(config, Hardware(world=2, peak_tflops=1.0, mfu=0.5, device="cpu"), FEW)
     opened = TrainingData.open(config)
     plan = opened.plan(config, "dynamics")
@@ -88,12 +91,35 @@ def test_epochs_and_sizes_are_those_of_the_data(data: Path) -> None:
 
 
 def test_the_command_prints_and_starts_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = [f"data.path={data}", f"run.dir={tmp_path / 'run'}", "data.exclude=[]"]
+    overrides = [f"data.path={data}", f"run.dir={tmp_path / 'run'}", "data.exclude=[]", *SHORT]
     assert pretrain.main([*overrides, "--dry-run", "--world", "2", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    for words in ("3 sessions, 24 units", "epochs by subject", "2 ranks x 16", "GiB a device", "hours in all on 2 x"):
+    for words in (
+        "3 sessions, 24 units",
+        "epochs by subject",
+        "2 ranks x 16",
+        "GiB a device",
+        "hours in all on 2 x",
+        "ms a step",
+    ):
         assert words in text
+    assert "steps of less than 20 ms: kernel launches and collectives will dominate" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_data_that_are_not_there_are_assumed_on_request_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt data.path used to give the costs of made-up data."""
+    words = ["--config", str(CONFIGS / "presets/small.yaml"), "--dry-run", "data.path=nowhere"]
+    assert pretrain.main(words) == 1
+    assert "data.path: nowhere does not exist" in capsys.readouterr().err
+    assert pretrain.main([*words, "--assume", "3x50x40"]) == 0
+    assert "assumed (--assume; no data at data.path): 3 sessions, 150 units" in capsys.readouterr().out
+
+
+def test_a_forecast_longer_than_any_sample_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run would be, at its start."""
+    assert pretrain.main(["--dry-run", f"data.path={data}", "data.exclude=[]", "forecast.context_bins=12"]) == 1
+    assert "bins of context and horizon (12 + 60); the longest sample" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
