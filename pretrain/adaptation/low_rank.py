@@ -35,6 +35,7 @@ TARGETS = {
 @settings
 class LoraSection:
     rank: int = 8
+    """Columns of A and B: of how many dimensions an update is, at most."""
     alpha: float = 16.0
     """The update is alpha / rank times B A."""
     targets: list[str] = field(default_factory=lambda: ["attention", "mlp"])
