@@ -17,7 +17,7 @@ def transfer_picture(results: Mapping[str, Any]) -> Figure:
     """
     figure = new_figure(7.5, 4.6)
     axes: Axes = figure.subplots()
-    seen: list[float] = []
+    seen = [0.0]
     for name, by_fraction in results["baselines"].items():
         shares, means, *_ = _curve(results, by_fraction)
         if not shares:
@@ -39,11 +39,9 @@ def transfer_picture(results: Mapping[str, Any]) -> Figure:
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.minorticks_off()
     axes.axhline(0, color=RECORDED, linewidth=0.6, zorder=0)
-    low, high = axes.get_ylim()
-    room = (
-        0.5 * (max(seen, default=0.0) - min(seen, default=0.0)) + 1e-3
-    )  # of two sessions a band is twelve times as wide as their difference
-    axes.set_ylim(max(low, min(0.0, *seen) - room), min(high, max(0.0, *seen) + room))
+    # of two sessions a band is twelve times as wide as their difference
+    (low, high), room = axes.get_ylim(), 0.5 * (max(seen) - min(seen)) + 1e-3
+    axes.set_ylim(max(low, min(seen) - room), min(high, max(seen) + room))
     axes.legend(fontsize=8, frameon=False, labelcolor=RECORDED)
     dress(axes, "", "target data, %", results["metric"].replace("_", " "))
     return figure
