@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -271,6 +272,12 @@ def test_how_every_arm_ended_is_written(tmp_path: Path, monkeypatch: pytest.Monk
     with process_group() as ranks:
         monkeypatch.setattr(comparing, "run_all", in_this_process(ranks, []))
         assert finetune.main(words) == 0
+        # one that was interrupted between its stages still says how the first one ended
+        scratch = tmp_path / "out" / "fraction1" / "seed0" / "scratch-jointly"
+        before = read_training(scratch / "export")["early_stop"]
+        for made in ("export", "checkpoints"):
+            shutil.rmtree(scratch / made)
+        pretraining.pretrain(read_settings(RunConfig, scratch.with_suffix(".yaml")), ranks)
     results = json.loads((tmp_path / "out" / "transfer.json").read_text())
     steps = {(one["arm"], one["stage"]): one["steps"] for one in results["endings"]}
     assert steps == {
@@ -288,6 +295,7 @@ def test_how_every_arm_ended_is_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert "scored on its valid split every 3 steps" in text
     for arm in results["arms"]:
         assert f"- {arm}: autoencoder kept step" in text
+    assert read_training(scratch / "export")["early_stop"]["autoencoder"] == before["autoencoder"]
 
 
 @pytest.mark.slow
