@@ -17,8 +17,9 @@ LISTED = 8
 def refuse_too_little_data(comparison: Comparison, corpus: Corpus) -> None:
     """Raise ValueError for sessions that could not be trained on or measured with some fraction and seed.
 
-    Of every split there must be a window of context and horizon; of counts, a spike in the horizons that are scored.
-    Also for covariates of another width than the model reads.
+    Of every split there must be a window of context and horizon; of counts, a spike in the horizons that are scored; of
+    covariates that a session has and the model reads, a bin in which they are known. Also for those of another width
+    than the model reads.
     """
     entries = [corpus.session(session) for session in comparison.sessions]
     refuse_other_widths(entries, comparison.scratch.model.dynamics.covariate_columns)
@@ -64,7 +65,11 @@ def _of_split(comparison: Comparison, corpus: Corpus, session: str, split: str) 
         yield f"no {split} samples"
     elif not (lengths >= bins).any():
         yield f"none of its {np.count_nonzero(lengths)} {split} samples has the {bins} bins of context and horizon"
-    elif corpus.modality == "spikes":
-        scored = slice(0 if split == "train" else forecast.context_bins, None)
-        if not read_windows(corpus, session, split, bins).signal_NTC[:, scored].any():
+    else:
+        windows = read_windows(corpus, session, split, bins, comparison.scratch.model.dynamics.covariates)
+        scored = windows.signal_NTC[:, 0 if split == "train" else forecast.context_bins :]
+        if corpus.modality == "spikes" and not scored.any():
             yield f"no spike in {'its' if split == 'train' else 'the horizons of its'} {split} windows"
+        for name, values_NTK in windows.covariates.items():
+            if split == "train" and np.isnan(values_NTK).all(axis=(0, 1)).any():
+                yield f"covariate {name!r}, which it has, is missing in every bin of its train windows"

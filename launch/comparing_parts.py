@@ -206,8 +206,13 @@ def scratch_settings(
     `model`, `forecast`: settings of the pretrained model and of its forecasts. `base`: settings of a run, read from
     `source`, whose stages are kept (steps, learning rates, decay and schedules), and of `train` what belongs to them:
     OF_THE_BASE_RUN. Batches, precision, early stopping and the rest of how it is trained are those of the adaptation.
-    Raises ValueError for settings that do not fit, and for a base run that did not train a stage itself.
+    Raises ValueError for settings that do not fit, and for a base run that did not train a stage from nothing.
     """
+    if (base.get("run") or {}).get("init"):
+        raise ValueError(
+            f"{source}: run.init: it went on from weights of another run, so its steps do not tell how to train from "
+            "nothing: give with --scratch-config the config.yaml of a run that does"
+        )
     values = {key: value for key, value in base.items() if key in (*STAGES, "spikes") and value is not None}
     for stage in STAGES:
         own = values.get(stage)

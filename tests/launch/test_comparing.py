@@ -88,6 +88,9 @@ def test_without_a_run_that_trained_the_model_from_nothing_it_is_asked_for(tmp_p
     (tmp_path / "config.yaml").write_text("{autoencoder: {steps: 4}, dynamics: {init: x}}")
     with pytest.raises(ValueError, match=r"config\.yaml: has no dynamics\.steps.*--scratch-config"):
         prepare(options, values)
+    (tmp_path / "config.yaml").write_text("{run: {dir: x, init: y}, autoencoder: {steps: 4}, dynamics: {steps: 4}}")
+    with pytest.raises(ValueError, match=r"config\.yaml: run\.init: it went on.*--scratch-config"):
+        prepare(options, values)
     described = json.loads((tmp_path / "base" / "config.json").read_text())
     described["training"]["adapted"] = "lora"
     (tmp_path / "base" / "config.json").write_text(json.dumps(described))
@@ -197,6 +200,24 @@ def test_too_little_data_is_refused_before_anything_is_trained(tmp_path: Path) -
         refuse_too_little_data(replace(made, sessions=("a1", "b1"), fractions=(1.0,)), corpus)
     with pytest.raises(ValueError, match="c1 with 100 % of the data, seed 0: no valid samples"):
         refuse_too_little_data(replace(made, sessions=("a1", "c1"), fractions=(1.0,)), corpus)
+    # of three sessions with a wheel one never saw it turn, and of one it is wider
+    turned = {"a1": np.ones((len(a1.signal_TC), 1)), "b1": np.full((len(b1.signal_TC), 1), np.nan)}
+    turned["c1"] = np.ones((len(c1.signal_TC), 2))
+    b1 = driven_recording("b1", trials=40)
+    with_wheel = [replace(one, covariates={"wheel": turned[one.session_id].astype(np.float32)}) for one in (a1, b1, c1)]
+    write_dataset(with_wheel, tmp_path / "wheel", name="small", sample_bins=12)
+    model = settings_to_dict(made.scratch.model)
+    model["dynamics"]["covariates"] = {"wheel": {"known": "past", "columns": 1}}
+    reading = replace(
+        made,
+        fractions=(1.0,),
+        scratch=parse_settings(RunConfig, {**settings_to_dict(made.scratch), "model": model}, "test"),
+    )
+    refuse_too_little_data(reading, Corpus(tmp_path / "wheel"))
+    with pytest.raises(ValueError, match=r"b1 with 100 % .*covariate 'wheel', which it has, is missing in every bin"):
+        refuse_too_little_data(replace(reading, sessions=("a1", "b1")), Corpus(tmp_path / "wheel"))
+    with pytest.raises(ValueError, match="'c1': covariate 'wheel' has 2 columns; the model reads 1"):
+        refuse_too_little_data(replace(reading, sessions=("a1", "c1")), Corpus(tmp_path / "wheel"))
 
 
 def test_sizes_for_little_data() -> None:
@@ -334,7 +355,7 @@ def test_the_whole_command_and_going_on_with_it(
         }
     for session in sessions:
         assert results["trials"]["0.5"][session] == round(results["trials"]["1"][session] / 2)
-    assert set(results["baselines"]) == {"train mean", "trailing mean", "ridge", "ridge mix"}
+    assert set(results["baselines"]) == {"train mean", "psth", "trailing mean", "ridge", "ridge mix"}
     assert len(results["comparisons"]) == 2 * 2 * 3
     assert set(results["small"]["1"]["valid"]) == {"8:1:2", "8:1:4"}
     assert (out / "transfer.png").read_bytes()[:4] == b"\x89PNG"
