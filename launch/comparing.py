@@ -2,7 +2,8 @@
 
 Each arm is trained for every fraction and seed and forecasts the test split: adaptations of the pretrained model, the
 same architecture from nothing on all target sessions, one whose size is chosen for little data, and one a session.
-Parts that are finished are kept, so that the same command goes on where it was stopped.
+Every training stops early, and is said to have. Parts that are finished are kept, so that the same command goes on
+where it was stopped.
 """
 
 import json
@@ -13,9 +14,9 @@ from typing import Any
 
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import select_sessions
-from neurochorus.data_shards.settings import parse_settings, read_values
-from neurochorus.data_shards.thinning import ThinnedCorpus
+from neurochorus.data_shards.settings import parse_settings, read_values, settings_to_dict
 from neurochorus.launch.commands import CommandFailed, Part, run_all
+from neurochorus.launch.comparing_checks import refuse_too_little_data, thinned
 from neurochorus.launch.comparing_parts import (
     JOINTLY,
     PER_SESSION,
@@ -33,19 +34,28 @@ from neurochorus.pretrain.evaluation.transfer import (
     forecast_value,
     fraction_text,
     metric_of,
-    transfer_markdown,
+    over_seeds,
     transfer_results,
 )
 from neurochorus.pretrain.evaluation.transfer_picture import transfer_picture
+from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 from neurochorus.pretrain.finetuning import FinetuneConfig
+from neurochorus.pretrain.fingerprint import weights_hash
+from neurochorus.pretrain.stop_section import StopSection
 
 ADAPTED = "pretrained, "
+STOP = StopSection(every=50, patience=20, batches=16)
+"""When a training ends unless the settings say otherwise. The best weights are kept anyhow: to wait for long costs
+time alone, to stop on a plateau would leave a training from nothing unfinished."""
 
 
 def compare(options: Any, values: Mapping[str, Any]) -> int:
     """Run the comparison; `values`: settings of the adaptation. Returns the exit status."""
     try:
         comparison, corpus = prepare(options, values)
+        stop = comparison.finetune.stop
+        assert stop is not None
+        print(f"stop: every arm is scored every {stop.every} steps, and ends after {stop.patience} without a new best")
         _keep_to_settings(comparison)
         results = run(comparison, corpus, options.jobs)
         out = comparison.out
@@ -71,29 +81,46 @@ def prepare(options: Any, values: Mapping[str, Any]) -> tuple[Comparison, Corpus
     wrong = [arm for arm in options.arms if arm not in ("rows", "lora", "unfreeze", "full")]
     if wrong:
         raise ValueError(f"--arms {wrong[0]}: expected rows, lora, unfreeze or full")
-    finetune = parse_settings(FinetuneConfig, dict(values), options.config or "command line")
+    finetune = parse_settings(FinetuneConfig, with_stop(values), options.config or "command line")
+    training = read_training(finetune.model)
+    base, source = _base(options, finetune, training)
     model = json.loads((Path(finetune.model) / "config.json").read_text())["model"]
-    forecast = read_training(finetune.model).get("forecast", {})
-    scratch = scratch_settings(finetune, model, forecast, _base(options, finetune))
+    scratch = scratch_settings(finetune, model, training.get("forecast", {}), base, source)
     corpus = Corpus(finetune.data.paths, finetune.data.bin_s)
     sessions = select_sessions(corpus.sessions, finetune.data.sessions, finetune.data.exclude)
     sizes = [Size.parse(text) for text in options.small] if options.small else default_sizes(scratch.model)
     for size in sizes:
         size.of(scratch.model)
-    return (
-        Comparison(
-            finetune=finetune,
-            scratch=scratch,
-            sessions=tuple(sessions),
-            arms=tuple(dict.fromkeys(options.arms)),
-            fractions=tuple(sorted(set(options.fractions))),
-            seeds=tuple(dict.fromkeys(options.seeds)),
-            sizes=tuple(sizes),
-            ranks=options.ranks,
-            out=Path(options.out),
-        ),
-        corpus,
+    comparison = Comparison(
+        finetune=finetune,
+        scratch=scratch,
+        sessions=tuple(sessions),
+        arms=tuple(dict.fromkeys(options.arms)),
+        fractions=tuple(sorted(set(options.fractions))),
+        seeds=tuple(dict.fromkeys(options.seeds)),
+        sizes=tuple(sizes),
+        ranks=options.ranks,
+        out=Path(options.out),
+        weights=weights_hash(load(finetune.model)),
+        data=corpus.hash(),
+        covariates={session: frozenset(corpus.session(session).covariates) for session in sessions},
     )
+    refuse_too_little_data(comparison, corpus)
+    return comparison, corpus
+
+
+def with_stop(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the adaptation in which `stop` is complete: without it arms would differ in how finished they are.
+
+    Raises ValueError where it is null.
+    """
+    if "stop" in values and values["stop"] is None:
+        raise ValueError(
+            "stop: null with --compare: arms that train for a fixed number of steps differ in how finished they are: "
+            "leave it out, or set stop.every, stop.patience and stop.batches"
+        )
+    given = values.get("stop", {})
+    return {**values, "stop": {**settings_to_dict(STOP), **given} if isinstance(given, Mapping) else given}
 
 
 def run(comparison: Comparison, corpus: Corpus, jobs: int) -> dict[str, Any]:
@@ -101,16 +128,18 @@ def run(comparison: Comparison, corpus: Corpus, jobs: int) -> dict[str, Any]:
     for fraction, seed in comparison.cells():
         _train([part for _, _, part in _arms(comparison, fraction, seed)], jobs)
         _train(_candidates(comparison, fraction, seed), jobs)
-    chosen = {fraction_text(fraction): _choose(comparison, corpus, fraction) for fraction in comparison.fractions}
+    chosen = {fraction_text(fraction): _choose(comparison, corpus, fraction, jobs) for fraction in comparison.fractions}
     arms: dict[str, dict[str, dict[str, list[float | None]]]] = {}
     baselines: dict[str, dict[str, dict[str, list[float]]]] = {}
     trials: dict[str, dict[str, int]] = {}
+    endings: list[dict[str, Any]] = []
     for fraction, seed in comparison.cells():
-        text, thin = fraction_text(fraction), _thinned(comparison, corpus, fraction, seed)
+        text, thin = fraction_text(fraction), thinned(comparison, corpus, fraction, seed)
         trials[text] = {session: len(thin.rows_of(session, "train")) for session in comparison.sessions}
         small = _small(comparison, fraction, seed, Size.parse(chosen[text]["chosen"]))
         for arm, sessions, part in [*_arms(comparison, fraction, seed), (SMALL, comparison.sessions, small)]:
             measured = _measured(comparison, thin, part, sessions, "test")
+            endings += _endings(part, arm=arm, fraction=fraction, seed=seed)
             for session in sessions:
                 arms.setdefault(arm, {}).setdefault(text, {}).setdefault(session, []).append(measured[session])
         for session in comparison.sessions:
@@ -118,25 +147,36 @@ def run(comparison: Comparison, corpus: Corpus, jobs: int) -> dict[str, Any]:
             for name, value in found.items():
                 baselines.setdefault(name, {}).setdefault(text, {}).setdefault(session, []).append(value)
     averaged = {
-        name: {
-            text: {session: sum(values) / len(values) for session, values in by_session.items()}
-            for text, by_session in by_fraction.items()
-        }
+        name: {text: over_seeds(by_session) for text, by_session in by_fraction.items()}
         for name, by_fraction in baselines.items()
     }
-    facts = {"model": comparison.finetune.model, "data": comparison.finetune.data.paths, "small": chosen}
+    facts: dict[str, Any] = {
+        "model": comparison.finetune.model,
+        "data": comparison.finetune.data.paths,
+        "small": chosen,
+        "stop": settings_to_dict(comparison.finetune)["stop"],
+        "endings": endings,
+    }
     ordered = {arm: arms[arm] for arm in sorted(arms, key=[*_names(comparison)].index)}
     return transfer_results(
         metric_of(corpus), comparison.fractions, comparison.seeds, ordered, trials, averaged, command=sys.argv, **facts
     )
 
 
-def _base(options: Any, finetune: FinetuneConfig) -> dict[str, Any]:
-    """Settings of the run that training from nothing takes its learning rates from; none if there is no such file."""
+def _base(options: Any, finetune: FinetuneConfig, training: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Settings of the run that training from nothing takes its stages from, and where they stand.
+
+    `training`: what the model says of its training. Raises ValueError when no such run is known.
+    """
     if options.scratch_config is not None:
-        return read_values(options.scratch_config)
+        return read_values(options.scratch_config), str(options.scratch_config)
     beside = Path(finetune.model).parent / "config.yaml"
-    return read_values(beside) if beside.is_file() else {}
+    wanted = "give with --scratch-config the config.yaml of a run that trained such a model from nothing"
+    if not beside.is_file():
+        raise ValueError(f"{beside}: not there, so that nothing tells how to train from scratch: {wanted}")
+    if training.get("adapted"):
+        raise ValueError(f"{beside}: is of an adaptation ({training['adapted']}), no training from nothing: {wanted}")
+    return read_values(beside), str(beside)
 
 
 def _keep_to_settings(comparison: Comparison) -> None:
@@ -186,29 +226,22 @@ def _candidates(comparison: Comparison, fraction: float, seed: int) -> list[Part
     return [_small(comparison, fraction, seed, size) for size in comparison.sizes]
 
 
-def _choose(comparison: Comparison, corpus: Corpus, fraction: float) -> dict[str, Any]:
+def _choose(comparison: Comparison, corpus: Corpus, fraction: float, jobs: int) -> dict[str, Any]:
     """The size that forecasts the valid split best with the first seed; it is then trained with the others."""
     first = comparison.seeds[0]
-    thin = _thinned(comparison, corpus, fraction, first)
+    thin = thinned(comparison, corpus, fraction, first)
     valid = {}
     for size in comparison.sizes:
         part = _small(comparison, fraction, first, size)
         values = _measured(comparison, thin, part, comparison.sessions, "valid").values()
-        valid[size.text] = sum(values) / len(values)
+        valid[size.text] = sum(values) / len(values)  # all are numbers: no spike in a valid horizon is refused
     chosen = max(valid, key=lambda text: valid[text])
-    _train([_small(comparison, fraction, seed, Size.parse(chosen)) for seed in comparison.seeds[1:]], 1)
+    _train([_small(comparison, fraction, seed, Size.parse(chosen)) for seed in comparison.seeds[1:]], jobs)
     return {"chosen": chosen, "valid": valid}
 
 
 def _train(parts: Sequence[Part], jobs: int) -> None:
     run_all([part for part in parts if not part.product.exists()], jobs)
-
-
-def _thinned(comparison: Comparison, corpus: Corpus, fraction: float, seed: int) -> Corpus:
-    """What an arm saw of the train and valid splits; the test split is whole."""
-    if fraction == 1:
-        return corpus
-    return ThinnedCorpus(corpus.datasets, comparison.finetune.data.bin_s, list(comparison.sessions), fraction, seed)
 
 
 def _measured(
@@ -224,10 +257,20 @@ def _measured(
     return made
 
 
+def _endings(part: Part, **where: Any) -> Iterator[dict[str, Any]]:
+    """How each stage of a training ended: the step that was kept, and where it stopped if that was early."""
+    training = read_training(part.product.parent)
+    for stage, ending in (training.get("early_stop") or {}).items():
+        steps = {"steps": training[stage]["steps"], **{key: ending[key] for key in ("best_step", "stopped_at")}}
+        yield {**where, "sessions": training["sessions"], "stage": stage, **steps}
+
+
 def _baselines(comparison: Comparison, corpus: Corpus, fraction: float, seed: int, session: str) -> dict[str, float]:
-    file = comparison.folder(fraction, seed, f"baselines-{session}.json")
+    memory = comparison.scratch.model.autoencoder.earlier_memory_bins
+    name = f"baselines-{session}" + ("" if memory is None else f"-memory-{memory:g}")
+    file = comparison.folder(fraction, seed, f"{name}.json")
     if file.exists():
         return json.loads(file.read_text())
-    made = baseline_values(corpus, session, "test", comparison.scratch.forecast)
+    made = baseline_values(corpus, session, "test", comparison.scratch.forecast, memory)
     write_whole(file, lambda handle: handle.write(json.dumps(made).encode()))
     return made

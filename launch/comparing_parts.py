@@ -1,12 +1,13 @@
 """The trainings of a comparison: adaptations of a pretrained model, and the same architecture from nothing.
 
-Every training of a (fraction, seed) sees the same samples and has the same steps, batches, and early stopping.
+Every training of a (fraction, seed) sees the same samples in batches of the same size, and stops early by the same
+rule. Adaptations have their own steps, trainings from nothing those of the run that the pretrained model came from.
 """
 
 import json
-import zlib
+import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,23 @@ from neurochorus.data_shards.settings import parse_settings, settings_to_dict
 from neurochorus.launch.commands import Part, deepspeed, python
 from neurochorus.models import TransformerConfig
 from neurochorus.models.model import ModelConfig
-from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.config import RunConfig, TrainSection
 from neurochorus.pretrain.evaluation.transfer import SCRATCH, fraction_text
 from neurochorus.pretrain.finetuning import FinetuneConfig
+from neurochorus.pretrain.fingerprint import FREE_OF_TRAIN
+from neurochorus.pretrain.pretraining import STAGES
 
 JOINTLY, SMALL, PER_SESSION = f"{SCRATCH}, jointly", f"{SCRATCH}, jointly, small", f"{SCRATCH}, per session"
 FIRST_PORT = 29700
+OF_THE_BASE_RUN = ("base_width", "ema", "head_learning_rate_factor")
+"Settings of `train` that belong to the learning rates of a run."
+MOVE_NO_RESULT = {
+    "": {"run", "model", "wandb", "watch", "checkpoint"},
+    "data": {"path", "workers", "prefetch"},
+    "train": FREE_OF_TRAIN,
+}
+"""Settings that a comparison may be continued without, by section. The model and the data are known by their contents,
+not by their paths."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +98,27 @@ class Comparison:
     sizes: tuple[Size, ...]
     ranks: int
     out: Path
+    weights: str = ""
+    """Hash of the pretrained model's weights."""
+    data: str = ""
+    """Hash of the data sets."""
+    covariates: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Session -> covariates that it has."""
+    _ports: dict[Path, int] = field(default_factory=dict, compare=False, repr=False)
 
     def describe(self) -> dict[str, Any]:
         """All that the results depend on, but which arms, fractions and seeds there are: those may be added."""
-        adaptation = settings_to_dict(self.finetune)
-        del adaptation["run"], adaptation["adapt"]
+        adaptation = _that_move_results(settings_to_dict(self.finetune))
+        del adaptation["adapt"]
         scratch = settings_to_dict(self.scratch)
-        del scratch["run"]
-        return {"finetune": adaptation, "scratch": scratch, "sessions": list(self.sessions), "ranks": self.ranks}
+        return {
+            "finetune": adaptation,
+            "scratch": {**_that_move_results(scratch), "model": scratch["model"]},
+            "sessions": list(self.sessions),
+            "ranks": self.ranks,
+            "weights of the model": self.weights,
+            "contents of the data": self.data,
+        }
 
     def folder(self, fraction: float, seed: int, name: str) -> Path:
         return self.out / f"fraction{fraction_text(fraction)}" / f"seed{seed}" / name
@@ -112,11 +137,17 @@ class Comparison:
     def scratch_model(
         self, fraction: float, seed: int, name: str, sessions: Sequence[str], size: Size | None = None
     ) -> Part:
-        """Training from nothing on `sessions`, at the size of the pretrained model or another one."""
+        """Training from nothing on `sessions`, at the size of the pretrained model or another one.
+
+        A covariate that none of them has is one that the model does not read: it is missing to an adapted model too.
+        """
         values = settings_to_dict(self.scratch)
         values["data"] |= {"fraction": fraction, "fraction_seed": seed, "sessions": list(sessions), "exclude": []}
         if size is not None:
             values["model"] = settings_to_dict(size.of(self.scratch.model))
+        had = frozenset[str]().union(*(self.covariates.get(session, frozenset()) for session in sessions))
+        read = values["model"]["dynamics"]["covariates"]
+        values["model"]["dynamics"]["covariates"] = {name: one for name, one in read.items() if name in had}
         return self._part("pretrain.py", values, fraction, seed, name)
 
     def _part(self, script: str, values: dict[str, Any], fraction: float, seed: int, name: str) -> Part:
@@ -128,30 +159,77 @@ class Comparison:
         words = ["--config", str(file)]
         if script == "finetune.py":
             words += ["--model", self.finetune.model, "--data", *self.finetune.data.paths, "--out", str(folder)]
-        # runs that go on side by side must not meet at one port
-        port = FIRST_PORT + zlib.crc32(str(folder).encode()) % 250
-        command = python(script, *words) if self.ranks == 1 else deepspeed(self.ranks, port, script, *words)
+        if self.ranks == 1:
+            command = python(script, *words)
+        else:
+            command = deepspeed(self.ranks, self._port(folder), script, *words)
         title = f"{100 * fraction:g} % of the data, seed {seed}: {name}"
         return Part(title, command, folder / "export" / "config.json", self.out / "logs" / f"{file.stem}.txt")
 
+    def _port(self, folder: Path) -> int:
+        """Where the ranks of a training meet: each has a port of its own, the next one that is free."""
+        if folder not in self._ports:
+            port = 1 + max(self._ports.values(), default=FIRST_PORT - 1)
+            while not _is_free(port):
+                port += 1
+            self._ports[folder] = port
+        return self._ports[folder]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        try:
+            one.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _that_move_results(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those of MOVE_NO_RESULT."""
+    kept = {name: value for name, value in settings.items() if name not in MOVE_NO_RESULT[""]}
+    for section in ("data", "train"):
+        own = kept[section]
+        kept[section] = {name: own[name] for name in own if name not in MOVE_NO_RESULT[section]}
+    return kept
+
 
 def scratch_settings(
-    finetune: FinetuneConfig, model: Mapping[str, Any], forecast: Mapping[str, Any], base: Mapping[str, Any]
+    finetune: FinetuneConfig,
+    model: Mapping[str, Any],
+    forecast: Mapping[str, Any],
+    base: Mapping[str, Any],
+    source: str = "the base run",
 ) -> RunConfig:
-    """Training from nothing that matches an adaptation: the model's architecture, the adaptation's budget.
+    """Training from nothing as the pretrained model was trained, on the data of an adaptation.
 
-    `model`, `forecast`: settings of the pretrained model and of its forecasts. `base`: settings of a run, whose
-    learning rates, decay and schedules are kept. Steps, batches, precision, early stopping and the rest of how it is
-    trained are those of the adaptation. Raises ValueError for settings that do not fit.
+    `model`, `forecast`: settings of the pretrained model and of its forecasts. `base`: settings of a run, read from
+    `source`, whose stages are kept (steps, learning rates, decay and schedules), and of `train` what belongs to them:
+    OF_THE_BASE_RUN. Batches, precision, early stopping and the rest of how it is trained are those of the adaptation.
+    Raises ValueError for settings that do not fit, and for a base run that did not train a stage from nothing.
     """
-    values = {key: value for key, value in base.items() if key in ("autoencoder", "dynamics", "spikes")}
-    for stage in ("autoencoder", "dynamics"):
-        section = getattr(finetune, stage)
-        own = {key: value for key, value in dict(values.get(stage) or {}).items() if key != "init"}
-        values[stage] = {"learning_rate": section.learning_rate, **own, "steps": section.steps}
+    if (base.get("run") or {}).get("init"):
+        raise ValueError(
+            f"{source}: run.init: it went on from weights of another run, so its steps do not tell how to train from "
+            "nothing: give with --scratch-config the config.yaml of a run that does"
+        )
+    values = {key: value for key, value in base.items() if key in (*STAGES, "spikes") and value is not None}
+    for stage in STAGES:
+        own = values.get(stage)
+        if isinstance(own, Mapping):
+            values[stage] = own = {key: value for key, value in own.items() if key != "init"}
+        if stage != "joint" and not (own and own.get("steps")):
+            raise ValueError(
+                f"{source}: has no {stage}.steps, which training from scratch takes: give with --scratch-config the "
+                "config.yaml of a run that trained this stage"
+            )
     shared = ("run", "data", "train", "zero", "checkpoint", "wandb", "watch", "stop")
     values |= {key: settings_to_dict(finetune)[key] for key in shared}
+    defaults, found = settings_to_dict(TrainSection()), base.get("train") or {}
+    values["train"] = {**values["train"], **{name: found.get(name, defaults[name]) for name in OF_THE_BASE_RUN}}
     values["run"] = {**values["run"], "init": None}
     return parse_settings(
-        RunConfig, {**values, "model": dict(model), "forecast": dict(forecast)}, "training from scratch"
+        RunConfig,
+        {**values, "model": dict(model), "forecast": dict(forecast)},
+        f"training from scratch, after {source}",
     )

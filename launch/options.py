@@ -51,7 +51,7 @@ def add_comparing(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--scratch-config",
         default=None,
-        help="with --compare: run whose learning rates are used from nothing; default: config.yaml beside the model",
+        help="with --compare: run whose steps and rates are used from nothing; default: config.yaml beside the model",
     )
     parser.add_argument(
         "--small",

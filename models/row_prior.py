@@ -2,11 +2,13 @@
 
 The loss of a bin is the negative log likelihood over all units divided by a scale, so a pass over a session's train
 bins costs -log p(data) / scale, and the prior of its rows must cost -log p(rows) / scale in all: a bin bears the share
-1 / (train bins x scale). Rates have a gamma prior of a pseudo-spikes; with d the log of a unit's rate over its prior
-mean it costs a (exp(d) - d - 1), which together with Poisson counts is least at (spikes + a) / (bins + a / mean).
+1 / (train bins x scale). Rates have a gamma prior of a pseudo-spikes, as many as they were shrunk with at the start;
+with d the log of a unit's rate over its prior mean it costs a (exp(d) - d - 1), which together with Poisson counts is
+least at (spikes + a) / (bins + a / mean).
 B batch, C units, R new units, K columns of a table.
 """
 
+import torch
 from torch import Tensor, nn
 
 from neurochorus.models.units import UnitRows
@@ -19,8 +21,9 @@ class RowPrior(nn.Module):
     """Prior of the rows from `first_row` on. Its buffers are no part of a model's state: it is not saved.
 
     `means[name]` (R, K) and `precisions[name]` (K,) or (K, K) for the names of ROW_TABLES; `bias` (R,): what the
-    decoder gives at a unit's prior rate, and `pseudo_spikes` what it is worth; `bins` (R,): train bins of each unit's
-    session. `gamma`: counts, with a log rate; otherwise the bias has a Gaussian prior of precision `pseudo_spikes`.
+    decoder gives at a unit's prior rate, and `pseudo_spikes` (R,) what it is worth (or one number for all units);
+    `bins` (R,): train bins of each unit's session. `gamma`: counts, with a log rate; otherwise the bias has a Gaussian
+    prior of precision `pseudo_spikes`.
     """
 
     def __init__(
@@ -29,21 +32,24 @@ class RowPrior(nn.Module):
         means: dict[str, Tensor],
         precisions: dict[str, Tensor],
         bias: Tensor,
-        pseudo_spikes: float,
+        pseudo_spikes: Tensor | float,
         bins: Tensor,
         gamma: bool,
         strength: float = 1.0,
     ):
         super().__init__()
-        self.first_row, self.pseudo_spikes, self.gamma, self.strength = first_row, pseudo_spikes, gamma, strength
+        self.first_row, self.gamma, self.strength = first_row, gamma, strength
         self.tables = [name for name in ROW_TABLES if name in means]
         for name in self.tables:
             self.register_buffer(f"mean_{name}", means[name].float(), persistent=False)
             self.register_buffer(f"precision_{name}", precisions[name].float(), persistent=False)
         self.register_buffer("bias", bias.float(), persistent=False)
         self.register_buffer("bins", bins.float(), persistent=False)
+        worth_R = torch.as_tensor(pseudo_spikes).float().expand(len(bias)).clone()
+        self.register_buffer("pseudo_spikes", worth_R, persistent=False)
 
     bias: Tensor
+    pseudo_spikes: Tensor
     bins: Tensor
 
     def forward(self, rows_BC: Tensor, units: UnitRows, scale_B: Tensor) -> Tensor:
@@ -58,7 +64,7 @@ class RowPrior(nn.Module):
         }
         if units.earlier_BC is not None:
             found["earlier"] = units.earlier_BC.unsqueeze(-1)
-        cost_BC = self._of_bias(units.bias_BC.float() - self.bias[place_BC])
+        cost_BC = self.pseudo_spikes[place_BC] * self._of_bias(units.bias_BC.float() - self.bias[place_BC])
         for name in self.tables:
             away_BCK = found[name].float() - getattr(self, f"mean_{name}")[place_BC]
             precision = getattr(self, f"precision_{name}")
@@ -68,7 +74,8 @@ class RowPrior(nn.Module):
         return (cost_BC * share_BC).sum(dim=-1) / scale_B
 
     def _of_bias(self, away_BC: Tensor) -> Tensor:
+        """What a bias costs so far from that of the prior rate, a pseudo-spike."""
         if not self.gamma:
-            return 0.5 * self.pseudo_spikes * away_BC.square()
+            return 0.5 * away_BC.square()
         limited_BC = away_BC.clamp(max=20.0)
-        return self.pseudo_spikes * (limited_BC.exp() - limited_BC - 1)
+        return limited_BC.exp() - limited_BC - 1

@@ -6,6 +6,7 @@ A checkpoint says which evaluation was the best when it was written, and the wei
 names stay. So a resumed run stops where an undisturbed one would, with the same weights.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -78,7 +79,8 @@ class EarlyStopping:
         loss = self._ranks.gather(scores["validation_loss"])[0]
         first = not self.begun
         self._state["last"] = step
-        if first or loss < self._state["loss"]:
+        # a loss that is no number is better than none alone
+        if first or loss < self._state["loss"] or (math.isnan(self._state["loss"]) and not math.isnan(loss)):
             self._state |= {"step": step, "loss": loss, "error": scores.get("validation_se"), "waited": 0}
             self._weights = {name: value.contiguous() for name, value in weights().items()}
             self._save()

@@ -57,6 +57,8 @@ class Trainer:
     """Settings besides those of `config` that a continued run must have in common with its checkpoints."""
     endings: dict[str, EarlyStopping] = field(default_factory=dict)
     """Stage -> how it ended, where `early` is set."""
+    ended: dict[str, Any] = field(default_factory=dict)
+    """The same as plain values, of stages that an earlier part of the run has finished."""
 
     def train(
         self, stage: Stage, section: StageSection, registry: UnitRegistry, stands_on: Sequence[nn.Module] = ()
@@ -119,6 +121,7 @@ class Trainer:
             "bin_s": self.data.corpus.bin_s,
             "fraction": config.data.fraction,
             "forecast": settings_to_dict(config.forecast),
+            "early_stop": self.ended | {name: one.facts() for name, one in self.endings.items() if one.begun},
             **more,
         }
 
@@ -286,6 +289,7 @@ def _first_stage(trainer: Trainer, start: InitialWeights | None) -> NeuralModel:
     if finished is not None:
         trainer.watch.say(f"autoencoder: taken from {finished}, finished earlier")
         take_autoencoder(model, load(finished))
+        trainer.ended.update(read_training(finished).get("early_stop") or {})
     else:
         stage = autoencoder_stage(model, config.train.precision)
         model.autoencoder.load_state_dict(trainer.train(stage, config.autoencoder, model.registry))

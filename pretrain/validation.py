@@ -6,12 +6,15 @@ nothing is dropped, and the noise of heads is the same each time. Which windows 
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import count, islice
 
 import torch
 from torch import Tensor
 
 from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.evaluation import evaluation_batches
 from neurochorus.data_shards.loader import training_batches
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
@@ -64,6 +67,7 @@ class Validation:
             torch.manual_seed(seed_number(f"{self._seed}/{self._stage.name}/validation/{number}"))
             loss, bins, parts = self._stage(*self._stage.prepare(batch.to(self._ranks.device)))
             loss, bins = loss.double().cpu(), bins.double().cpu()
+            scored = bins > 0  # not of a masked batch, nor of windows within the burn-in
             named = {
                 "bins": bins,
                 "batches": torch.ones(()),
@@ -74,7 +78,8 @@ class Validation:
                 **{f"loss_{name}": part for name, part in parts.items()},
             }
             for name, value in named.items():
-                totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu()
+                value = torch.where(scored, value.double().cpu(), 0.0)
+                totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value
         return totals
 
 
@@ -83,22 +88,20 @@ def validation_windows(
 ) -> Callable[[], Numbered]:
     """What `evaluation.batches` micro-batches of the valid split this rank has to score.
 
-    Sessions have their share of them as in training. With `once` micro-batches are made as small as it takes for the
-    windows that are there to be scored about once each. Raises ValueError when no session has samples in the valid
-    split, or there are fewer micro-batches than ranks.
+    Sessions have their share of them as in training. With `once`, and no more windows than those micro-batches hold,
+    every window is scored once, in smaller micro-batches that still are of one session each. Raises ValueError when no
+    session has samples in the valid split, or there are fewer micro-batches than ranks.
     """
-    batches = config.evaluation.batches
+    batches, micro_batch = config.evaluation.batches, config.train.micro_batch
     sessions = [name for name in data.session_ids if len(data.corpus.rows_of(name, "valid"))]
     if not sessions:
         raise ValueError(
             f"{'stop' if once else 'evaluation.every'}: no session has samples in the valid split: set it to null, or "
             "write the data with one"
         )
-    micro_batch = config.train.micro_batch
-    if once:
-        windows_there = count_windows(config, data, "valid")
-        micro_batch = min(micro_batch, max(1, windows_there // batches))
-        batches = max(ranks.world, 2, min(batches, windows_there // micro_batch))
+    smallest = math.ceil(count_windows(config, data, "valid") / batches)
+    if once and smallest <= micro_batch:
+        return lambda: _every_window(config, data, registry, ranks, sessions, smallest)
     if batches < ranks.world:
         raise ValueError(f"evaluation.batches: {batches} for {ranks.world} ranks: give each of them one at least")
     plan = sample_plan(config, data.corpus, "valid", sessions, "validation", group=micro_batch)
@@ -117,6 +120,40 @@ def validation_windows(
         return zip(range(ranks.rank, batches, ranks.world), own)
 
     return windows
+
+
+def _every_window(
+    config: RunConfig, data: TrainingData, registry: UnitRegistry, ranks: Ranks, sessions: list[str], micro_batch: int
+) -> Iterator[tuple[int, Batch]]:
+    """This rank's share of all windows of the valid split; one masked batch where there is none for it.
+
+    Batches of windows that are shorter than a patch of the dynamics, of which nothing is predicted, are left out.
+    """
+
+    def batches(rank: int, world: int) -> Iterator[tuple[int, Batch]]:
+        found = evaluation_batches(
+            data.corpus,
+            registry,
+            "valid",
+            sessions,
+            batch_size=micro_batch,
+            window_bins=config.data.window_bins,
+            covariates=config.model.dynamics.covariate_columns,
+            earlier_memory=config.model.autoencoder.earlier_memory_bins,
+            rank=rank,
+            world=world,
+        )
+        for number, batch in zip(count(rank, world), found):
+            if batch.sample_ids and batch.signal_BTC.shape[1] >= config.model.dynamics.patch_bins:
+                yield number, batch
+
+    idle = True
+    for numbered in batches(ranks.rank, ranks.world):
+        idle = False
+        yield numbered
+    if idle:  # the ranks sum the same parts of a loss
+        for number, batch in islice(batches(0, 1), 1):
+            yield number, replace(batch, bin_mask_BT=torch.zeros_like(batch.bin_mask_BT))
 
 
 def count_windows(config: RunConfig, data: TrainingData, split: str) -> int:

@@ -106,7 +106,7 @@ def row_prior(
     log_rate_R: np.ndarray,
     regions: Sequence[str],
     prior_bias_R: Tensor,
-    pseudo_spikes: float,
+    pseudo_spikes: Tensor | float,
     bins_R: np.ndarray,
     strength: float,
 ) -> RowPrior:

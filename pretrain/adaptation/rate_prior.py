@@ -52,6 +52,8 @@ class ShrunkRates:
     "Posterior means."
     prior_C: np.ndarray
     "Prior means, those of a unit's region in its session."
+    worth: float
+    "a phi: what the prior is worth in this session, in spikes."
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class RatePrior:
             prior_C[chosen_C] = scale * self._factor_here(region, raw_C[chosen_C] / scale, scale * bins)
         worth = self.shape * dispersion
         rate_C = (raw_C * bins + worth) / (bins + worth / prior_C)
-        return ShrunkRates(rate_C, prior_C)
+        return ShrunkRates(rate_C, prior_C, worth)
 
     def _scale(self, subject: str, raw_C: np.ndarray, bins: int) -> float:
         """The session's mean rate: its own, as far as its spikes tell it, else what others of its subject have."""

@@ -54,7 +54,7 @@ class RowStart:
     sessions: dict[str, StartedSession]
     prior: RowPrior | None
     pseudo_spikes: float | None
-    "What the prior of rates is worth; None: rates are shrunk by one spike."
+    "What the prior of rates is worth, times the dispersion of a session; None: rates are shrunk by one spike."
 
     def facts(self) -> dict[str, Any]:
         """Plain values for the model card."""
@@ -93,15 +93,15 @@ def start_rows(
     known = known_rows(model)
     regions = [region for entry in entries for region in regions_of(entry) or [""] * len(entry.units)]
     statistics, rates = UnitStatistics.of(entries), None
-    prior_mean = statistics.mean
+    prior_mean, pseudo_spikes = statistics.mean, torch.ones(len(regions))
     if start.rate_prior and model.modality == "spikes":
         rates = RatePrior.learned(model.registry, model.autoencoder.unit_mean.cpu().numpy())
         shrunk = [rates.rates(entry, dispersion_of(data.corpus, entry.session_id)) for entry in entries]
         statistics = replace(statistics, mean=_joined([one.rate_C for one in shrunk]))
         prior_mean = _joined([one.prior_C for one in shrunk])
-    pseudo_spikes = 1.0 if rates is None else rates.shape
+        pseudo_spikes = _joined([np.full(len(one.rate_C), one.worth) for one in shrunk])
     if model.modality != "spikes":
-        pseudo_spikes = _precision_of_biases(model)
+        pseudo_spikes = torch.full((len(regions),), _precision_of_biases(model))
     model.append_sessions(entries, statistics)
     log_rate_R = log_rates(model, statistics.mean)
     starter = _Starter(model, data, start, seed, window_bins, known, first_row)

@@ -1,7 +1,8 @@
 """Baselines for models with a memory of earlier samples: they read the same.
 
-Own mean of a unit: (sum of context + A m) / (T + A), where m = (sum of earlier + B r) / (earlier bins + B) and r is the
-train mean with one pseudo-spike. A and B, in bins, are chosen on validation.
+Own mean of a unit: (sum of context + A m) / (bins + A), where m = (sum of earlier + B r) / (earlier bins + B) and r is
+the train mean with one pseudo-spike. Bins of the context count exp(-age / decay). A, B and the decay, all in bins, are
+chosen on validation.
 N windows, T context bins, H horizon bins, C units.
 """
 
@@ -11,10 +12,13 @@ import numpy as np
 
 from neurochorus.data_shards.earlier import Earlier
 from neurochorus.pretrain.evaluation.forecaster import best, mean_over_bins, validation_loss, with_pseudo_spike
-from neurochorus.pretrain.evaluation.ridge_forecasts import RidgeMix, mixed
+from neurochorus.pretrain.evaluation.ridge_forecasts import RidgeMix, mixed, window
 
-OWN_PRIORS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
-EARLIER_PRIORS = (20.0, 60.0, 120.0, 240.0)
+OWN_PRIORS = (0.0, 10.0, 30.0, 90.0)
+EARLIER_PRIORS = (40.0, 160.0)
+Own = tuple[float, float, float]
+"A, B and the decay as a share of the context."
+OWN = tuple(product(OWN_PRIORS, EARLIER_PRIORS, RidgeMix.windows))
 
 
 class EarlierMean:
@@ -27,18 +31,21 @@ class EarlierMean:
         self.mean_C = with_pseudo_spike(mean_over_bins(train_NTC), train_NTC.shape[0] * train_NTC.shape[1])
         loss = validation_loss("spikes", train_NTC)
         self.chosen = best(
-            ({"own": own, "earlier_prior": prior} for own, prior in product(OWN_PRIORS, EARLIER_PRIORS)),
-            lambda **settings: loss(valid_future, self.means(valid_context, valid_earlier, **settings)),
+            ({"own": own} for own in OWN if own[0]),
+            lambda own: loss(valid_future, self.means(valid_context, valid_earlier, own)),
         )
         return self
 
     def predict(self, context: np.ndarray, earlier: Earlier) -> np.ndarray:
         """Expected counts, (N, 1, C)."""
-        return self.means(context, earlier, **self.chosen)
+        return self.means(context, earlier, self.chosen["own"])
 
-    def means(self, context: np.ndarray, earlier: Earlier, own: float, earlier_prior: float) -> np.ndarray:
-        level_NC = (earlier.sums_NC + earlier_prior * self.mean_C) / (earlier.bins_N[:, None] + earlier_prior)
-        return ((context.sum(axis=1) + own * level_NC) / (context.shape[1] + own))[:, None]
+    def means(self, context: np.ndarray, earlier: Earlier, own: Own) -> np.ndarray:
+        inner, outer, share = own
+        level_NC = (earlier.sums_NC + outer * self.mean_C) / (earlier.bins_N[:, None] + outer)
+        weight_T = window(context.shape[1], share * context.shape[1])
+        sums_NC = np.tensordot(context, weight_T, axes=(1, 0))
+        return ((sums_NC + inner * level_NC) / (weight_T.sum() + inner))[:, None]
 
 
 class EarlierRidgeMix:
@@ -50,24 +57,21 @@ class EarlierRidgeMix:
     def fit(self, valid_context: np.ndarray, valid_future: np.ndarray, valid_earlier: Earlier) -> "EarlierRidgeMix":
         loss = validation_loss("spikes", valid_future)
         ridge = self.ridge.predict(valid_context)
-        own = {
-            (prior, earlier): self.own.means(valid_context, valid_earlier, prior, earlier)
-            for prior, earlier in product(OWN_PRIORS, EARLIER_PRIORS)
-        }
+        means = {own: self.own.means(valid_context, valid_earlier, own) for own in OWN}
         self.chosen = best(
             (
-                {"priors": priors, "own_weight": weight, "ridge_share": share}
-                for priors, weight, share in product(own, RidgeMix.weights, RidgeMix.ridge_shares)
+                {"own": own, "own_weight": weight, "ridge_share": share}
+                for own, weight, share in product(OWN, RidgeMix.weights, RidgeMix.ridge_shares)
             ),
-            lambda priors, own_weight, ridge_share: loss(
-                valid_future, mixed(self.ridge.base(), ridge, own[priors], own_weight, ridge_share)
+            lambda own, own_weight, ridge_share: loss(
+                valid_future, mixed(self.ridge.base(), ridge, means[own], own_weight, ridge_share)
             ),
         )
         return self
 
     def predict(self, context: np.ndarray, earlier: Earlier) -> np.ndarray:
         """Expected counts, (N, H, C)."""
-        own = self.own.means(context, earlier, *self.chosen["priors"])
+        own = self.own.means(context, earlier, self.chosen["own"])
         return mixed(
             self.ridge.base(),
             self.ridge.predict(context),

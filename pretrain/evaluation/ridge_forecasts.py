@@ -166,18 +166,18 @@ class RidgeAutoregression(Forecaster):
 
 def _recent_activity(context: np.ndarray, decay_bins: float) -> np.ndarray:
     """Square roots of exponentially windowed counts, (trials, units)."""
-    return np.sqrt(np.tensordot(_window(context.shape[1], decay_bins), context, axes=(0, 1)))
+    return np.sqrt(np.tensordot(window(context.shape[1], decay_bins), context, axes=(0, 1)))
 
 
-def _window(bins: int, decay_bins: float) -> np.ndarray:
+def window(bins: int, decay_bins: float) -> np.ndarray:
     """exp(-age / decay) of each bin of the context, oldest first; the last bin has weight 1."""
     return np.exp(-np.arange(bins)[::-1] / decay_bins)
 
 
 def _own_rates(context: np.ndarray, decay_bins: float) -> np.ndarray:
     """Exponentially weighted mean count of each unit, (trials, 1, units)."""
-    window = _window(context.shape[1], decay_bins)
-    return np.tensordot(context, window / window.sum(), axes=(1, 0))[:, None]
+    weight_T = window(context.shape[1], decay_bins)
+    return np.tensordot(context, weight_T / weight_T.sum(), axes=(1, 0))[:, None]
 
 
 def mixed(base: np.ndarray, ridge: np.ndarray, own: np.ndarray, own_weight: float, ridge_share: float) -> np.ndarray:

@@ -13,11 +13,13 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.covariates import refuse_other_widths
-from neurochorus.pretrain.evaluation.baselines import all_baselines
+from neurochorus.pretrain.evaluation.baseline_forecasts import baseline_forecasts
 from neurochorus.pretrain.evaluation.evaluate import DEFINITIONS
+from neurochorus.pretrain.evaluation.forecaster import mean_over_bins, with_pseudo_spike
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
 from neurochorus.pretrain.evaluation.scored_forecast import batch_of, chunks
-from neurochorus.pretrain.evaluation.suite.paired import compare_rows, paired_bootstrap
+from neurochorus.pretrain.evaluation.suite.paired import FEW_SESSIONS, compare_rows, paired_bootstrap
+from neurochorus.pretrain.evaluation.suite.session_data import SessionData
 from neurochorus.pretrain.evaluation.windows import read_windows
 
 ByArm = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
@@ -58,15 +60,22 @@ def forecast_value(
     return _measure(corpus)(windows.signal_NTC[:, context:], rates)
 
 
-def baseline_values(corpus: Corpus, session_id: str, split: str, forecast: ForecastSection) -> dict[str, float]:
-    """Baseline -> value; fitted on what the corpus has of the train split, settings chosen on that of the valid one."""
-    context, bins = forecast.context_bins, forecast.context_bins + forecast.horizon_bins
-    train, valid, test = (read_windows(corpus, session_id, part, bins).signal_NTC for part in ("train", "valid", split))
-    values = {}
-    for name, baseline in all_baselines(corpus.modality).items():
-        baseline.fit(train[:, :context], train[:, context:], valid[:, :context], valid[:, context:])
-        values[name] = float(_measure(corpus)(test[:, context:], baseline.predict(test[:, :context])))
-    return values
+def baseline_values(
+    corpus: Corpus, session_id: str, split: str, forecast: ForecastSection, memory_bins: float | None = None
+) -> dict[str, float]:
+    """Baseline -> value; fitted on what the corpus has of the train split, settings chosen on that of the valid one.
+
+    `memory_bins`: time constant of the memory of earlier samples that the models have; with one there are baselines
+    that have it too. Unlike in the table of evaluation, the train mean of counts has one pseudo-spike: of few trials
+    some unit has no spike, and its rate of 0 would decide the value.
+    """
+    data, context = SessionData(corpus, session_id, split, forecast), forecast.context_bins
+    made = baseline_forecasts(data, memory_bins)
+    if data.spikes:
+        train = data.windows("train").signal_NTC
+        made["train mean"] = with_pseudo_spike(mean_over_bins(train), train.shape[0] * train.shape[1])
+    truth = data.windows(split).signal_NTC[:, context:]
+    return {name: float(_measure(corpus)(truth, np.broadcast_to(one, truth.shape))) for name, one in made.items()}
 
 
 def _measure(corpus: Corpus) -> Any:
@@ -79,34 +88,68 @@ def transfer_results(
     seeds: Sequence[int],
     arms: ByArm,
     trials: Mapping[str, Mapping[str, int]],
-    baselines: Mapping[str, Mapping[str, Mapping[str, float]]],
+    baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]],
     **more: Any,
 ) -> dict[str, Any]:
-    """The content of transfer.json: the values, and paired comparisons of adaptations with trainings from scratch."""
+    """The content of transfer.json: the values, and paired comparisons of adaptations with trainings from scratch.
+
+    A value that is not defined, as bits a spike without spikes, is None there. `reaches` tells with what share of the
+    data an adaptation is as good as the best training from scratch is on the largest share: `reaches_what`.
+    """
+    target = best_from_scratch(arms, fractions)
     return {
         "metric": metric,
         "definition": f"{DEFINITIONS[metric]} Forecast of the test split; a fraction is the share of each target "
-        "session's train and valid samples that was used, by models and baselines alike.",
+        "session's train and valid samples that was used, by models and baselines alike. The train mean of counts has "
+        "one pseudo-spike.",
         "fractions": list(fractions),
         "seeds": list(seeds),
-        "arms": arms,
+        "arms": {
+            arm: {
+                text: {session: [_or_none(value) for value in values] for session, values in by_session.items()}
+                for text, by_session in by_fraction.items()
+            }
+            for arm, by_fraction in arms.items()
+        },
         "trials": trials,
         "comparisons": transfer_comparisons(arms, fractions),
-        "baselines": baselines,
-        "reaches": {
-            arm: reaches(fractions, _means(arms[arm], fractions), _means(best, fractions)[-1])
-            for arm in arms
-            if not arm.startswith(SCRATCH) and (best := arms.get(f"{SCRATCH}, jointly")) is not None
+        "baselines": {
+            name: {
+                text: {session: _or_none(value) for session, value in by_session.items()}
+                for text, by_session in by_fraction.items()
+            }
+            for name, by_fraction in baselines.items()
         },
+        "reaches": {
+            arm: reaches(fractions, _means(arms[arm], fractions), target["value"])
+            for arm in arms
+            if not arm.startswith(SCRATCH) and target is not None
+        },
+        "reaches_what": target,
         **more,
     }
+
+
+def best_from_scratch(arms: ByArm, fractions: Sequence[float]) -> dict[str, Any] | None:
+    """The training from scratch with the best mean on the largest of the fractions, and that mean; None without one."""
+    most = max(fractions)
+    means = {arm: _means(by_fraction, [most])[0] for arm, by_fraction in arms.items() if arm.startswith(SCRATCH)}
+    known = {arm: mean for arm, mean in means.items() if mean is not None}
+    if not known:
+        return None
+    best = max(known, key=known.__getitem__)
+    return {"arm": best, "fraction": most, "value": known[best]}
+
+
+def _or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def over_seeds(values: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:
     """Session -> mean over the seeds that have a value; None where none has."""
     made = {}
     for session, per_seed in values.items():
-        numbers = [value for value in per_seed if value is not None and math.isfinite(value)]
+        numbers = [number for value in per_seed if (number := _or_none(value)) is not None]
         made[session] = float(np.mean(numbers)) if numbers else None
     return made
 
@@ -114,17 +157,35 @@ def over_seeds(values: Mapping[str, Sequence[float | None]]) -> dict[str, float 
 def transfer_comparisons(arms: ByArm, fractions: Sequence[float]) -> list[dict[str, Any]]:
     """Every adaptation against every training from scratch at each fraction, paired over sessions (means over seeds).
 
-    As the `comparisons` of metrics.json, with `fraction` beside them.
+    As the `comparisons` of metrics.json, with `fraction` beside them, the mean difference of each seed (`by_seed`; None
+    where no session has both values) and what the `interval` is: student or bootstrap.
     """
     made = []
     for fraction in fractions:
         rows = {arm: over_seeds(by_fraction.get(fraction_text(fraction), {})) for arm, by_fraction in arms.items()}
         for adapted in (arm for arm in rows if not arm.startswith(SCRATCH)):
             for scratch in (arm for arm in rows if arm.startswith(SCRATCH)):
-                found = compare_rows("transfer", "higher", rows, adapted, scratch)
+                found = compare_rows("transfer", "higher", rows, adapted, scratch, student_below=FEW_SESSIONS)
                 if found is not None:
-                    made.append({**found, "fraction": fraction})
+                    kind = "student" if found["sessions"] < FEW_SESSIONS else "bootstrap"
+                    pair = (arms[found[key]][fraction_text(fraction)] for key in ("better_row", "than_row"))
+                    made.append({**found, "fraction": fraction, "interval": kind, "by_seed": _by_seed(*pair)})
     return made
+
+
+def _by_seed(
+    better: Mapping[str, Sequence[float | None]], than: Mapping[str, Sequence[float | None]]
+) -> list[float | None]:
+    """Difference in the mean over sessions that have both values, seed by seed."""
+    per_seed: list[list[float]] = []
+    for session in [session for session in better if session in than]:
+        for place, (one, other) in enumerate(zip(better[session], than[session], strict=False)):
+            per_seed += [[]] if place == len(per_seed) else []
+            if _or_none(one) is not None and _or_none(other) is not None:
+                assert one is not None
+                assert other is not None
+                per_seed[place].append(one - other)
+    return [float(np.mean(gains)) if gains else None for gains in per_seed]
 
 
 def reaches(fractions: Sequence[float], values: Sequence[float | None], target: float | None) -> float | None:
@@ -149,56 +210,17 @@ def reaches(fractions: Sequence[float], values: Sequence[float | None], target: 
 
 
 def summary(values: Mapping[str, float | None]) -> tuple[float, float, float] | None:
-    """Mean over sessions and its 95 % interval (bootstrap over sessions; the mean itself for a single session)."""
+    """Mean over sessions and its 95 % interval (the mean itself for a single session).
+
+    The interval is Student's with fewer than FEW_SESSIONS, else by bootstrap over sessions.
+    """
     numbers = np.array([value for value in values.values() if value is not None])
     if not len(numbers):
         return None
-    found = paired_bootstrap(numbers)
+    found = paired_bootstrap(numbers, student_below=FEW_SESSIONS)
     mean = float(numbers.mean())
     low, high = found["low"], found["high"]
     return mean, mean if low is None else float(low), mean if high is None else float(high)
-
-
-def transfer_markdown(results: Mapping[str, Any]) -> str:
-    """The table of means with 95 % intervals, and the paired tests."""
-    fractions = [fraction_text(fraction) for fraction in results["fractions"]]
-    sessions = len(next(iter(results["trials"].values())))
-    heads = [f"{100 * float(text):g} % ({_trials(results['trials'].get(text, {}))} trials)" for text in fractions]
-    lines = [
-        f"{results['metric'].replace('_', ' ')} of forecasts on the test split, mean over {sessions} sessions and "
-        f"{len(results['seeds'])} seeds, 95 % interval over sessions",
-        "",
-        "| | " + " | ".join(heads) + " |",
-        "|---" * (1 + len(fractions)) + "|",
-    ]
-    for arm, by_fraction in results["arms"].items():
-        lines.append(_line(arm, [summary(over_seeds(by_fraction.get(text, {}))) for text in fractions]))
-    for name, by_fraction in results["baselines"].items():
-        lines.append(_line(f"*{name}*", [summary(by_fraction.get(text, {})) for text in fractions]))
-    lines += ["", "| data | better | than | difference | p | sessions won |", "|---|---|---|---|---|---|"]
-    for one in results["comparisons"]:
-        interval = "" if one["low"] is None else f" ({one['low']:.4f} to {one['high']:.4f})"
-        p = "" if one["p"] is None else f"{one['p']:.2g}"
-        lines.append(
-            f"| {100 * one['fraction']:g} % | {one['better_row']} | {one['than_row']} | "
-            f"{one['difference']:.4f}{interval} | {p} | {one['wins']} of {one['sessions']} |"
-        )
-    lines += [""] + [
-        f"{arm} reaches what training from scratch reaches on all data with "
-        + ("none of the fractions" if share is None else f"{100 * share:.0f} % of the data")
-        for arm, share in results["reaches"].items()
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _line(name: str, cells: Sequence[tuple[float, float, float] | None]) -> str:
-    shown = ["" if cell is None else f"{cell[0]:.4f} ({cell[1]:.4f} to {cell[2]:.4f})" for cell in cells]
-    return f"| {name} | " + " | ".join(shown) + " |"
-
-
-def _trials(by_session: Mapping[str, int]) -> str:
-    counts = sorted(by_session.values())
-    return "" if not counts else str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
 
 
 def _means(

@@ -17,14 +17,19 @@ def transfer_picture(results: Mapping[str, Any]) -> Figure:
     """
     figure = new_figure(7.5, 4.6)
     axes: Axes = figure.subplots()
+    seen = [0.0]
     for name, by_fraction in results["baselines"].items():
         shares, means, *_ = _curve(results, by_fraction)
+        if not shares:
+            continue
+        seen += means
         axes.plot(shares, means, color=FLOOR, linewidth=1.0, marker=".", zorder=1)
         axes.annotate(name, (shares[-1], means[-1]), xytext=(6, 0), textcoords="offset points", fontsize=7.5,
                       color=MUTED, va="center", annotation_clip=False)  # fmt: skip
     for place, (arm, by_fraction) in enumerate(results["arms"].items()):
         averaged = {text: over_seeds(values) for text, values in by_fraction.items()}
         shares, means, lows, highs = _curve(results, averaged)
+        seen += means
         colour, scratch = METHODS[place % len(METHODS)], arm.startswith(SCRATCH)
         axes.fill_between(shares, lows, highs, color=colour, alpha=0.10, linewidth=0, zorder=2)
         axes.plot(shares, means, color=colour, linewidth=1.8, linestyle="--" if scratch else "-",
@@ -34,6 +39,9 @@ def transfer_picture(results: Mapping[str, Any]) -> Figure:
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.minorticks_off()
     axes.axhline(0, color=RECORDED, linewidth=0.6, zorder=0)
+    # of two sessions a band is twelve times as wide as their difference
+    (low, high), room = axes.get_ylim(), 0.5 * (max(seen) - min(seen)) + 1e-3
+    axes.set_ylim(max(low, min(seen) - room), min(high, max(seen) + room))
     axes.legend(fontsize=8, frameon=False, labelcolor=RECORDED)
     dress(axes, "", "target data, %", results["metric"].replace("_", " "))
     return figure
@@ -47,5 +55,7 @@ def _curve(
         for fraction in results["fractions"]
         if (found := summary(by_fraction.get(fraction_text(fraction), {}))) is not None
     ]
+    if not points:  # of a model whose forecasts are no numbers
+        return [], [], [], []
     shares, means, lows, highs = (list(column) for column in zip(*points, strict=True))
     return shares, means, lows, highs

@@ -6,6 +6,7 @@ from html import escape
 import numpy as np
 
 from neurochorus.pretrain.evaluation.paired_comparisons import PairedComparison
+from neurochorus.pretrain.evaluation.suite.paired import FEW_SESSIONS
 from neurochorus.pretrain.evaluation.transfer_file import Scores, Transfer
 from neurochorus.pretrain.reporting.cells import with_error
 from neurochorus.pretrain.reporting.charts import Key, Panel, Picker, Plot, band, chart_group, label, line
@@ -14,6 +15,7 @@ from neurochorus.pretrain.reporting.html_page import Cell, Section, details, num
 from neurochorus.pretrain.reporting.method_keys import method_keys
 
 MOST_SESSIONS = 100
+FEW_WORDS = f"Of fewer than {FEW_SESSIONS} sessions intervals are Student's, and all hold given this pretrained model."
 UNDEFINED = (float("nan"), float("nan"), float("nan"))
 
 
@@ -26,7 +28,7 @@ def transfer_section(transfers: Sequence[Transfer]) -> Section:
         parts.append(paragraph(f"{transfer.metric.replace('_', ' ')}: {transfer.definition}"))
         parts += [_chart(transfer), _table(transfer), details("Session by session", _session_table(transfer))]
         if transfer.comparisons:
-            parts += ["<h3>Which differences hold</h3>", paragraph(WORDS)]
+            parts += ["<h3>Which differences hold</h3>", paragraph(f"{WORDS} {FEW_WORDS}")]
             every = [("", one) for one in transfer.comparisons]
             by_fraction: dict[str, list[tuple[str, PairedComparison]]] = {}
             for pair in every:

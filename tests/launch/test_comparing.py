@@ -1,27 +1,35 @@
 """finetune.py --compare: what is trained, what is refused, and the whole command on a tiny data set."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
-from neurochorus.data_shards.settings import parse_settings, read_settings
+from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.settings import parse_settings, read_settings, settings_to_dict
+from neurochorus.data_shards.writer import write_dataset
 from neurochorus.launch import comparing, finetune
 from neurochorus.launch.commands import Part
-from neurochorus.launch.comparing import _keep_to_settings, _names, prepare
+from neurochorus.launch.comparing import _choose, _keep_to_settings, _names, prepare, with_stop
+from neurochorus.launch.comparing_checks import refuse_too_little_data, thinned
 from neurochorus.launch.comparing_parts import Comparison, Size, default_sizes, scratch_settings
 from neurochorus.models import AutoencoderConfig, ModelConfig, TransformerConfig, load, read_training
 from neurochorus.pretrain import finetuning, pretraining
 from neurochorus.pretrain.config import RunConfig
-from neurochorus.pretrain.distributed import process_group
+from neurochorus.pretrain.distributed import Ranks, process_group
 from neurochorus.pretrain.evaluation.evaluate import evaluate
 from neurochorus.pretrain.evaluation.transfer import baseline_values, forecast_value
 from neurochorus.pretrain.finetuning import FinetuneConfig
 from tests.models.conftest import small_model
-from tests.pretrain.adaptation.small_runs import write_base
+from tests.pretrain.adaptation.small_runs import driven_recording, write_base
 from tests.pretrain.suite_corpus import FORECAST, write_suite_corpus
 
 FINETUNE = """
@@ -33,6 +41,8 @@ checkpoint: {every: 100}
 wandb: {mode: disabled}
 data: {workers: 0}
 """
+BASE = "{autoencoder: {steps: 8}, dynamics: {steps: 6}}"
+"Of the run that the model came from."
 
 
 def comparison(tmp_path: Path, **changes: object) -> Comparison:
@@ -43,7 +53,8 @@ def comparison(tmp_path: Path, **changes: object) -> Comparison:
     base = {
         "autoencoder": {"steps": 900, "learning_rate": 2e-3, "init": "x"},
         "dynamics": {"steps": 9, "weight_decay": 0.3},
-        "data": {"path": "other"}, "train": {"global_batch": 99},
+        "joint": {"steps": 4}, "data": {"path": "other"},
+        "train": {"global_batch": 99, "ema": 0.9, "base_width": 8, "head_learning_rate_factor": 0.5},
     }  # fmt: skip
     made = {
         "finetune": finetune, "sessions": ("a", "b"),
@@ -54,14 +65,44 @@ def comparison(tmp_path: Path, **changes: object) -> Comparison:
     return Comparison(**{**made, **changes})  # type: ignore[arg-type]
 
 
-def test_training_from_nothing_has_the_architecture_of_the_model_and_the_budget_of_the_adaptation(tmp_path) -> None:
+def test_training_from_nothing_has_the_architecture_and_the_stages_of_the_run_of_the_model(tmp_path: Path) -> None:
     scratch = comparison(tmp_path).scratch
     assert (scratch.model.autoencoder.latents, scratch.model.autoencoder.encoder.width) == (6, 16)
-    assert (scratch.autoencoder.steps, scratch.autoencoder.learning_rate, scratch.autoencoder.init) == (7, 2e-3, None)
-    assert (scratch.dynamics.steps, scratch.dynamics.learning_rate, scratch.dynamics.weight_decay) == (5, 5e-3, 0.3)
+    assert (scratch.autoencoder.steps, scratch.autoencoder.learning_rate, scratch.autoencoder.init) == (900, 2e-3, None)
+    assert (scratch.dynamics.steps, scratch.dynamics.learning_rate, scratch.dynamics.weight_decay) == (9, 1e-3, 0.3)
+    assert scratch.joint is not None
+    assert scratch.joint.steps == 4
+    assert (scratch.train.ema, scratch.train.base_width, scratch.train.head_learning_rate_factor) == (0.9, 8, 0.5)
+    # what it sees, and when it stops, is as in the adaptation
     assert (scratch.train.global_batch, scratch.data.path, scratch.forecast.context_bins) == (8, "d", 20)
     assert scratch.stop is not None
     assert scratch.stop.every == 3
+
+
+def test_without_a_run_that_trained_the_model_from_nothing_it_is_asked_for(tmp_path: Path) -> None:
+    write_base(tmp_path)
+    options = SimpleNamespace(fractions=[1.0], arms=["rows"], seeds=[0], config=None, scratch_config=None, small=None)
+    values = {"model": f"{tmp_path}/base", "run": {"dir": "x"}, "data": {"path": f"{tmp_path}/data"}}
+    with pytest.raises(ValueError, match=r"config\.yaml: not there.*--scratch-config"):
+        prepare(options, values)
+    (tmp_path / "config.yaml").write_text("{autoencoder: {steps: 4}, dynamics: {init: x}}")
+    with pytest.raises(ValueError, match=r"config\.yaml: has no dynamics\.steps.*--scratch-config"):
+        prepare(options, values)
+    (tmp_path / "config.yaml").write_text("{run: {dir: x, init: y}, autoencoder: {steps: 4}, dynamics: {steps: 4}}")
+    with pytest.raises(ValueError, match=r"config\.yaml: run\.init: it went on.*--scratch-config"):
+        prepare(options, values)
+    described = json.loads((tmp_path / "base" / "config.json").read_text())
+    described["training"]["adapted"] = "lora"
+    (tmp_path / "base" / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"is of an adaptation \(lora\).*--scratch-config"):
+        prepare(options, values)
+
+
+def test_every_arm_stops_early() -> None:
+    assert with_stop({})["stop"] == {"every": 50, "patience": 20, "batches": 16}
+    assert with_stop({"stop": {"every": 7}})["stop"] == {"every": 7, "patience": 20, "batches": 16}
+    with pytest.raises(ValueError, match="stop: null with --compare"):
+        with_stop({"stop": None})
 
 
 def test_all_arms_of_a_fraction_and_seed_see_the_same_samples(tmp_path: Path) -> None:
@@ -82,6 +123,101 @@ def test_all_arms_of_a_fraction_and_seed_see_the_same_samples(tmp_path: Path) ->
     assert (alone.model.autoencoder.encoder.width, small.model.autoencoder.encoder.width) == (16, 8)
     assert (small.model.autoencoder.latents, small.model.dynamics.transformer.blocks) == (3, 1)
     assert "deepspeed" in comparison(tmp_path, ranks=2).scratch_model(1.0, 0, "x", ["a"]).command[0]
+
+
+def test_trainings_side_by_side_meet_at_ports_of_their_own(tmp_path: Path) -> None:
+    """Hashes of 60 names into 250 ports collide; a port that is taken on this machine is passed over."""
+    made = comparison(tmp_path, ranks=2)
+
+    def port(name: str) -> int:
+        words = made.scratch_model(1.0, 0, name, ["a"]).command
+        return int(words[words.index("--master_port") + 1])
+
+    first = port("0")
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # taken by somebody else, which is as good
+            taken.bind(("", first + 1))
+        ports = [first, *(port(str(number)) for number in range(1, 60))]
+    assert len(set(ports)) == 60
+    assert first + 1 not in ports
+    assert port("0") == first
+
+
+def test_a_covariate_that_a_session_lacks_is_not_read_by_a_model_of_that_session(tmp_path: Path) -> None:
+    given = comparison(tmp_path)
+    model = settings_to_dict(given.scratch.model)
+    model["dynamics"]["covariates"] = {"wheel": {"known": "past", "columns": 1}}
+    made = comparison(
+        tmp_path,
+        scratch=parse_settings(RunConfig, {**settings_to_dict(given.scratch), "model": model}, "test"),
+        covariates={"a": frozenset(["wheel"]), "b": frozenset(["pupil"])},
+    )
+    read = {}
+    for name, sessions in (("both", ["a", "b"]), ("a", ["a"]), ("b", ["b"])):
+        made.scratch_model(1.0, 0, name, sessions)
+        config = read_settings(RunConfig, tmp_path / "fraction1" / "seed0" / f"{name}.yaml")
+        read[name] = list(config.model.dynamics.covariates)
+    assert read == {"both": ["wheel"], "a": ["wheel"], "b": []}
+
+
+def test_sizes_are_trained_side_by_side_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(comparing, "run_all", lambda parts, jobs: asked.append((len(parts), jobs)))
+    monkeypatch.setattr(comparing, "thinned", lambda *_: None)
+    monkeypatch.setattr(comparing, "_measured", lambda *_: {"a": 0.1, "b": 0.3})
+    chosen = _choose(comparison(tmp_path, seeds=(0, 1, 2)), None, 1.0, 4)  # type: ignore[arg-type]
+    assert chosen == {"chosen": "8:1:3", "valid": {"8:1:3": 0.2}}
+    assert asked == [(2, 4)]
+
+
+def test_too_little_data_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """Of a1 a tenth of the valid split is one sample, short with some seeds; b1 has no spike, c1 no valid split."""
+    a1, b1, c1 = (driven_recording(name, trials=40) for name in ("a1", "b1", "c1"))
+    b1 = replace(b1, signal_TC=np.zeros_like(b1.signal_TC))
+    c1 = replace(c1, segments=[replace(one, split=one.split.replace("valid", "train")) for one in c1.segments])
+    write_dataset([a1, b1, c1], tmp_path / "data", name="small", sample_bins=12)
+    corpus = Corpus(tmp_path / "data")
+    scratch = comparison(tmp_path).scratch
+    made = comparison(
+        tmp_path,
+        sessions=("a1",),
+        fractions=(0.1, 1.0),
+        seeds=tuple(range(20)),
+        scratch=replace(scratch, forecast=replace(scratch.forecast, context_bins=8, horizon_bins=4)),
+    )
+    short = [
+        seed for seed in made.seeds if thinned(made, corpus, 0.1, seed, counted=False).bins_of("a1", "valid").max() < 12
+    ]
+    assert 0 < len(short) < 20
+    with pytest.raises(ValueError, match="sessions that cannot be compared") as raised:
+        refuse_too_little_data(made, corpus)
+    assert [line.strip(" -") for line in str(raised.value).splitlines()[1:-1]] == [
+        f"a1 with 10 % of the data, seed {seed}: none of its 1 valid samples has the 12 bins of context and horizon"
+        for seed in short
+    ]
+    refuse_too_little_data(replace(made, fractions=(1.0,)), corpus)
+    with pytest.raises(ValueError, match="b1: no spike in the horizons of its test windows"):
+        refuse_too_little_data(replace(made, sessions=("a1", "b1"), fractions=(1.0,)), corpus)
+    with pytest.raises(ValueError, match="c1 with 100 % of the data, seed 0: no valid samples"):
+        refuse_too_little_data(replace(made, sessions=("a1", "c1"), fractions=(1.0,)), corpus)
+    # of three sessions with a wheel one never saw it turn, and of one it is wider
+    turned = {"a1": np.ones((len(a1.signal_TC), 1)), "b1": np.full((len(b1.signal_TC), 1), np.nan)}
+    turned["c1"] = np.ones((len(c1.signal_TC), 2))
+    b1 = driven_recording("b1", trials=40)
+    with_wheel = [replace(one, covariates={"wheel": turned[one.session_id].astype(np.float32)}) for one in (a1, b1, c1)]
+    write_dataset(with_wheel, tmp_path / "wheel", name="small", sample_bins=12)
+    model = settings_to_dict(made.scratch.model)
+    model["dynamics"]["covariates"] = {"wheel": {"known": "past", "columns": 1}}
+    reading = replace(
+        made,
+        fractions=(1.0,),
+        scratch=parse_settings(RunConfig, {**settings_to_dict(made.scratch), "model": model}, "test"),
+    )
+    refuse_too_little_data(reading, Corpus(tmp_path / "wheel"))
+    with pytest.raises(ValueError, match=r"b1 with 100 % .*covariate 'wheel', which it has, is missing in every bin"):
+        refuse_too_little_data(replace(reading, sessions=("a1", "b1")), Corpus(tmp_path / "wheel"))
+    with pytest.raises(ValueError, match="'c1': covariate 'wheel' has 2 columns; the model reads 1"):
+        refuse_too_little_data(replace(reading, sessions=("a1", "c1")), Corpus(tmp_path / "wheel"))
 
 
 def test_sizes_for_little_data() -> None:
@@ -107,8 +243,13 @@ def test_wrong_use_is_refused_and_other_settings_do_not_continue(tmp_path: Path)
                                "scratch, per session"]  # fmt: skip
     _keep_to_settings(made)
     _keep_to_settings(comparison(tmp_path, fractions=(0.1,), seeds=(5,)))  # more of the same
+    moved = replace(made.finetune, model="moved", data=replace(made.finetune.data, path="moved", workers=3, prefetch=9))
+    _keep_to_settings(replace(made, finetune=moved))  # what moves no result
     with pytest.raises(ValueError, match=r"made with other settings \(sessions\): give another --out"):
         _keep_to_settings(comparison(tmp_path, sessions=("a",)))
+    for changes, named in (({"weights": "1"}, "weights of the model"), ({"data": "1"}, "contents of the data")):
+        with pytest.raises(ValueError, match=rf"made with other settings \({named}\)"):
+            _keep_to_settings(comparison(tmp_path, **changes))
 
 
 def test_the_forecast_is_that_of_evaluate(tmp_path: Path) -> None:
@@ -116,8 +257,66 @@ def test_the_forecast_is_that_of_evaluate(tmp_path: Path) -> None:
     model = small_model()
     values = evaluate(model, corpus, ["a_s1"], "test", FORECAST)["forecast"]["rows"]
     assert forecast_value(model, corpus, "a_s1", "test", FORECAST) == values["energy"]["sessions"]["a_s1"]
-    for name, value in baseline_values(corpus, "a_s1", "test", FORECAST).items():
+    found = baseline_values(corpus, "a_s1", "test", FORECAST)
+    shrunk = found.pop("train mean")
+    assert 0 < abs(shrunk - values["train mean"]["sessions"]["a_s1"]) < 0.05
+    for name, value in found.items():
         assert value == values[name]["sessions"]["a_s1"]
+    assert set(baseline_values(corpus, "a_s1", "test", FORECAST, 30.0)) - set(found) == {
+        "train mean", "earlier mean", "ridge mix, earlier"
+    }  # fmt: skip
+
+
+def in_this_process(ranks: Ranks, trained: list[str]) -> Callable[[Sequence[Part], int], None]:
+    """Stands for run_all: starting Python for each training would take most of the time."""
+
+    def run_all(parts: Sequence[Part], _jobs: int) -> None:
+        for part in parts:
+            trained.append(part.title)
+            file = part.command[part.command.index("--config") + 1]
+            if part.command[1].endswith("finetune.py"):
+                finetuning.finetune(read_settings(FinetuneConfig, file), ranks)
+            else:
+                pretraining.pretrain(read_settings(RunConfig, file), ranks)
+            assert part.product.exists()
+
+    return run_all
+
+
+def test_how_every_arm_ended_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_base(tmp_path)
+    (tmp_path / "config.yaml").write_text(BASE)
+    (tmp_path / "finetune.yaml").write_text(FINETUNE)
+    words = ["--model", f"{tmp_path}/base", "--data", f"{tmp_path}/data", "--sessions", "c1", "--seeds", "0"]
+    words += ["--config", str(tmp_path / "finetune.yaml"), "--compare", "scratch", "--small", "8:1:2"]
+    words += ["--out", str(tmp_path / "out"), "--arms", "rows", "--fractions", "1"]
+    with process_group() as ranks:
+        monkeypatch.setattr(comparing, "run_all", in_this_process(ranks, []))
+        assert finetune.main(words) == 0
+        # one that was interrupted between its stages still says how the first one ended
+        scratch = tmp_path / "out" / "fraction1" / "seed0" / "scratch-jointly"
+        before = read_training(scratch / "export")["early_stop"]
+        for made in ("export", "checkpoints"):
+            shutil.rmtree(scratch / made)
+        pretraining.pretrain(read_settings(RunConfig, scratch.with_suffix(".yaml")), ranks)
+    results = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    steps = {(one["arm"], one["stage"]): one["steps"] for one in results["endings"]}
+    assert steps == {
+        (arm, stage): of[stage]
+        for arm, of in {
+            **{arm: {"autoencoder": 8, "dynamics": 6} for arm in results["arms"]},
+            "pretrained, rows": {"autoencoder": 7, "dynamics": 5},
+        }.items()
+        for stage in of
+    }
+    for one in results["endings"]:
+        assert one["best_step"] <= (one["stopped_at"] or one["steps"])
+        assert one["sessions"][-1] == "c1"
+    text = (tmp_path / "out" / "transfer.md").read_text()
+    assert "scored on its valid split every 3 steps" in text
+    for arm in results["arms"]:
+        assert f"- {arm}: autoencoder kept step" in text
+    assert read_training(scratch / "export")["early_stop"]["autoencoder"] == before["autoencoder"]
 
 
 @pytest.mark.slow
@@ -127,23 +326,13 @@ def test_the_whole_command_and_going_on_with_it(
     """Trainings are run in this process: starting Python for each would take most of the time."""
     trained: list[str] = []
     write_base(tmp_path)
+    (tmp_path / "config.yaml").write_text(BASE)
     (tmp_path / "finetune.yaml").write_text(FINETUNE)
     data, out = str(tmp_path / "data"), tmp_path / "out"
     words = ["--model", f"{tmp_path}/base", "--data", data, "--sessions", "c1", "b2", "--out", str(out)]
     words += ["--config", str(tmp_path / "finetune.yaml"), "--compare", "scratch", "--small", "8:1:2", "8:1:4"]
     with process_group() as ranks:
-
-        def in_this_process(parts: Sequence[Part], jobs: int) -> None:
-            for part in parts:
-                trained.append(part.title)
-                file = part.command[part.command.index("--config") + 1]
-                if part.command[1].endswith("finetune.py"):
-                    finetuning.finetune(read_settings(FinetuneConfig, file), ranks)
-                else:
-                    pretraining.pretrain(read_settings(RunConfig, file), ranks)
-                assert part.product.exists()
-
-        monkeypatch.setattr(comparing, "run_all", in_this_process)
+        monkeypatch.setattr(comparing, "run_all", in_this_process(ranks, trained))
         assert finetune.main([*words, "--arms", "rows", "--fractions", "0.5", "--seeds", "0"]) == 0
         assert trained == [f"50 % of the data, seed 0: {name}" for name in (
             "rows", "scratch-jointly", "scratch-c1", "scratch-b2", "scratch-small-8-1-2", "scratch-small-8-1-4"
@@ -166,15 +355,18 @@ def test_the_whole_command_and_going_on_with_it(
         }
     for session in sessions:
         assert results["trials"]["0.5"][session] == round(results["trials"]["1"][session] / 2)
-    assert set(results["baselines"]) == {"train mean", "trailing mean", "ridge", "ridge mix"}
+    assert set(results["baselines"]) == {"train mean", "psth", "trailing mean", "ridge", "ridge mix"}
     assert len(results["comparisons"]) == 2 * 2 * 3
     assert set(results["small"]["1"]["valid"]) == {"8:1:2", "8:1:4"}
     assert (out / "transfer.png").read_bytes()[:4] == b"\x89PNG"
-    assert "| pretrained, rows |" in (out / "transfer.md").read_text()
+    text = (out / "transfer.md").read_text()
+    assert "| pretrained, rows |" in text
+    assert len(results["endings"]) == 2 * 2 * 2 * (2 + 2 + 2)  # stages, fractions, seeds, models
+    assert "- scratch, per session: autoencoder kept step" in text
     full = load(out / "fraction1" / "seed0" / "full" / "export")
     assert {session.session_id for session in full.registry.sessions} == {"a1", "b1", *sessions}
     scratch = read_training(out / "fraction0.5" / "seed1" / "scratch-c1" / "export")
-    assert (scratch["sessions"], scratch["fraction"], scratch["autoencoder"]["steps"]) == (["c1"], 0.5, 7)
+    assert (scratch["sessions"], scratch["fraction"], scratch["autoencoder"]["steps"]) == (["c1"], 0.5, 8)
     capsys.readouterr()
     assert finetune.main([*words, "--set", "autoencoder.steps=8"]) == 1
-    assert "made with other settings (finetune, scratch)" in capsys.readouterr().err
+    assert "made with other settings (finetune)" in capsys.readouterr().err

@@ -38,13 +38,14 @@ def drifting() -> dict[str, tuple[np.ndarray, Earlier]]:
 def test_the_own_mean_is_the_posterior_mean(drifting: dict[str, tuple[np.ndarray, Earlier]]) -> None:
     train, (valid, before) = drifting["train"][0], drifting["valid"]
     own = EarlierMean().fit(train, valid[:, :CONTEXT], valid[:, CONTEXT:], before)
-    trial, unit, inner, outer = 4, 2, 20.0, 60.0
+    trial, unit, inner, outer, share = 4, 2, 20.0, 60.0, 1 / 3
     bins = train.shape[0] * train.shape[1]
     every = train.mean(axis=(0, 1))
     usual = (every[unit] * bins + 1) / (bins + 1 / every.mean())
     level = (before.sums_NC[trial, unit] + outer * usual) / (before.bins_N[trial] + outer)
-    expected = (valid[trial, :CONTEXT, unit].sum() + inner * level) / (CONTEXT + inner)
-    found = own.means(valid[:, :CONTEXT].astype(float), before, inner, outer)
+    weight_T = np.exp(-np.arange(CONTEXT)[::-1] / (share * CONTEXT))
+    expected = (weight_T @ valid[trial, :CONTEXT, unit] + inner * level) / (weight_T.sum() + inner)
+    found = own.means(valid[:, :CONTEXT].astype(float), before, (inner, outer, share))
     assert found.shape == (30, 1, UNITS)
     assert found[trial, 0, unit] == pytest.approx(expected)
 

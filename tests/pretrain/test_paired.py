@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, wilcoxon
 
-from neurochorus.pretrain.evaluation.suite.paired import compare_rows, comparisons_of, paired_bootstrap
+from neurochorus.pretrain.evaluation.suite.paired import (
+    compare_rows,
+    comparisons_of,
+    paired_bootstrap,
+    student_interval,
+)
 from neurochorus.pretrain.evaluation.suite.tables import SuiteTable, TableSpec
 
 DIFFERENCES = np.random.default_rng(1).normal(0.02, 0.05, size=40)
@@ -34,6 +39,22 @@ def test_few_sessions_cannot_claim_more_than_their_signs_tell(sessions: int):
     found = paired_bootstrap(np.linspace(1.0, 1.1, sessions))
     assert found["p"] == pytest.approx(2.0 ** (1 - sessions))
     assert found["sign_p"] == pytest.approx(2.0 ** (1 - sessions))
+
+
+@pytest.mark.parametrize("sessions", [3, 7])
+def test_students_interval_holds_the_mean_as_often_as_it_says(sessions: int):
+    rng = np.random.default_rng(5)
+    draws = rng.normal(size=(2000, sessions))
+    student = [student_interval(values) for values in draws]
+    assert np.mean([found is not None and found[0] <= 0 <= found[1] for found in student]) == pytest.approx(
+        0.95, abs=0.015
+    )
+    shown = [paired_bootstrap(values, draws=400, student_below=sessions + 1) for values in draws[:3]]
+    assert [(one["low"], one["high"]) for one in shown] == student[:3]
+    assert shown[0]["p"] == paired_bootstrap(draws[0], draws=400)["p"]
+    plain = [paired_bootstrap(values, draws=400) for values in draws[:300]]
+    assert np.mean([float(one["low"] or 0) <= 0 <= float(one["high"] or 0) for one in plain]) < 0.9
+    assert student_interval(np.array([1.0])) is None
 
 
 def test_one_session_claims_nothing_and_equal_rows_are_equal():

@@ -1,6 +1,7 @@
 """Evaluation inside training: it leaves the weights as they would be without it, and its scores are a pure function."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.settings import parse_settings
 from neurochorus.data_shards.writer import write_dataset
 from neurochorus.models import load
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks, process_group
+from neurochorus.pretrain.early_stopping import EarlyStopping
 from neurochorus.pretrain.pretraining import pretrain
 from neurochorus.pretrain.stages import dynamics_stage
+from neurochorus.pretrain.stop_section import StopSection
 from neurochorus.pretrain.training_data import TrainingData
 from neurochorus.pretrain.validation import Validation, validation_windows
 from tests.data_shards.conftest import small_recording
@@ -122,6 +126,50 @@ def test_scores_are_those_of_the_export_whatever_the_ranks(data: Path, runs: Pat
     assert alone == pytest.approx(shared, rel=1e-9)
     assert alone["validation_loss"] == pytest.approx(last["validation_loss"], rel=1e-5)
     assert set(alone) <= set(last)
+
+
+@pytest.mark.parametrize("batches", [2, 4, 16])
+def test_with_early_stopping_few_windows_are_all_scored_once_whatever_the_ranks(
+    data: Path, runs: Path, batches: int
+) -> None:
+    """Each session has five windows; of twelve ranks some have none."""
+    model = load(runs / "evaluated" / "export")
+    config = run_config(data, runs / "unused", evaluation={"every": 2, "batches": batches},
+                        train={"global_batch": 8, "micro_batch": 8})  # fmt: skip
+    opened = TrainingData.open(config)
+    registry = UnitRegistry.from_sessions(opened.entries)
+    stage = dynamics_stage(model, "fp32")
+
+    def scored(world: int) -> tuple[list[str], list[tuple[int, Batch]]]:
+        numbered: list[tuple[int, Batch]] = []
+        for rank in range(world):
+            own = [*validation_windows(config, opened, registry, Ranks(rank, world, rank, CPU), once=True)()]
+            assert own  # or the ranks would not sum the same
+            numbered += own
+        keys = [key for _, batch in numbered if batch.bin_mask_BT.any() for key in batch.sample_ids]
+        return sorted(keys), numbered
+
+    wanted = sorted(
+        opened.corpus.read(row).key for name in opened.session_ids for row in opened.corpus.rows_of(name, "valid")
+    )
+    assert len(wanted) == 10
+    found = []
+    for world in (1, 3, 12):
+        keys, numbered = scored(world)
+        assert keys == wanted
+        assert all(len(batch.sample_ids) <= math.ceil(10 / batches) for _, batch in numbered)
+        scores = Validation(stage, lambda numbered=numbered: numbered, 0, Ranks(0, 1, 0, CPU))
+        found.append(scores.scores(Fixed(stage.state_dict())))  # type: ignore[arg-type]
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+    assert found[2] == pytest.approx(found[0], rel=1e-9)
+
+
+def test_a_first_loss_that_is_no_number_is_soon_beaten(tmp_path: Path) -> None:
+    stopping = EarlyStopping(StopSection(patience=2), tmp_path, 40, Ranks(0, 1, 0, CPU), print)
+    for step, loss in enumerate((math.nan, math.nan, 2.0, math.nan, 3.0)):
+        stopping.note(step, {"validation_loss": loss}, lambda: {"weight": torch.ones(1)})
+    assert stopping.line() == {"best_step": 2, "best_validation_loss": 2.0}
+    assert stopping.spent
 
 
 def test_what_cannot_be_evaluated_is_refused(data: Path, tmp_path: Path) -> None:

@@ -10,15 +10,32 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, wilcoxon
+from scipy.stats import binomtest, t, wilcoxon
 
 from neurochorus.pretrain.evaluation.suite.tables import Better, SuiteTable
 
 DRAWS = 10_000
+FEW_SESSIONS = 15
+"""Sessions below which tables of transfer have Student's intervals: those of a percentile bootstrap are too narrow."""
 
 
-def paired_bootstrap(differences: np.ndarray, draws: int = DRAWS, seed: int = 0) -> dict[str, float | int | None]:
+def student_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of the mean of normal numbers, by Student's t; None for fewer than two of them.
+
+    The percentile interval of a bootstrap holds the mean of 3 normal numbers in 74 % of cases, of 7 in 85 %.
+    """
+    if len(values) < 2:
+        return None
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def paired_bootstrap(
+    differences: np.ndarray, draws: int = DRAWS, seed: int = 0, student_below: int = 0
+) -> dict[str, float | int | None]:
     """Mean of paired differences (one a session), its 95 % percentile interval and two-sided p by bootstrap.
+
+    With fewer sessions than `student_below` the interval, not the p, is Student's.
 
     p = 2 min(#(mean <= 0), #(mean >= 0)) / draws over resampled means, each count with one added (so never 0), at most
     1 and at least 2^(1 - n). Also two-sided `sign_p` (binomial, ties left out) and `wilcoxon_p` (signed ranks). With
@@ -44,6 +61,9 @@ def paired_bootstrap(differences: np.ndarray, draws: int = DRAWS, seed: int = 0)
     means = values[chosen].mean(axis=1)
     tail = 1 + min((means <= 0).sum(), (means >= 0).sum())
     result["low"], result["high"] = (float(bound) for bound in np.quantile(means, [0.025, 0.975]))
+    student = student_interval(values) if len(values) < student_below else None
+    if student is not None:
+        result["low"], result["high"] = student
     result["p"] = min(1.0, max(2 * float(tail) / (draws + 1), 2.0 ** (1 - len(values))))
     if wins + losses:
         result["sign_p"] = float(binomtest(wins, wins + losses).pvalue)
@@ -52,12 +72,18 @@ def paired_bootstrap(differences: np.ndarray, draws: int = DRAWS, seed: int = 0)
 
 
 def compare_rows(
-    table: str, better: Better, rows: Mapping[str, Mapping[str, float | None]], first: str, second: str, seed: int = 0
+    table: str,
+    better: Better,
+    rows: Mapping[str, Mapping[str, float | None]],
+    first: str,
+    second: str,
+    seed: int = 0,
+    student_below: int = 0,
 ) -> dict[str, Any] | None:
     """The entry of `comparisons` for two rows (session -> value); None without a session that has both.
 
     `better_row` is the one with the better mean, and differences are positive in its favour. The two-sided p does not
-    depend on which of the two was expected to win.
+    depend on which of the two was expected to win. `student_below`: as of `paired_bootstrap`.
     """
     shared = [
         (one, other)
@@ -73,7 +99,8 @@ def compare_rows(
     gain = (pairs[:, 0] - pairs[:, 1]) * (1 if better == "higher" else -1)
     if gain.mean() < 0:
         first, second, gain = second, first, -gain
-    return {"table": table, "better_row": first, "than_row": second, **paired_bootstrap(gain, seed=seed)}
+    found = paired_bootstrap(gain, seed=seed, student_below=student_below)
+    return {"table": table, "better_row": first, "than_row": second, **found}
 
 
 def comparisons_of(table: SuiteTable, seed: int = 0) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def all_of_it(folder: Path) -> dict[str, Any]:
         early = {
             "stop": STOP,
             "adapt": "lora",
-            "autoencoder": {"steps": 40, "learning_rate": 0.3, "schedule": "constant"},
+            "autoencoder": {"steps": 40, "learning_rate": 0.1, "schedule": "constant"},
             "dynamics": {"steps": 2},
             "zero": {"stage": 3, "persistence_threshold": 0},
             "checkpoint": {"every": 2, "keep": 1},

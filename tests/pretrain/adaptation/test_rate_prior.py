@@ -73,6 +73,7 @@ def test_the_posterior_mean_is_the_closed_form() -> None:
     expected = (new.unit_mean * 1e6 + prior.shape) / (1e6 + prior.shape / made.prior_C)
     np.testing.assert_allclose(made.rate_C, expected, rtol=1e-12)
     assert made.rate_C[0] > 0
+    assert (made.worth, prior.rates(new, dispersion=3.0).worth) == (prior.shape, 3 * prior.shape)
 
 
 def test_the_shape_is_that_of_maximum_likelihood() -> None:

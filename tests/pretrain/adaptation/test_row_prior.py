@@ -79,7 +79,7 @@ def test_the_gamma_prior_and_poisson_counts_meet_at_the_posterior_mean() -> None
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = (bins * bias.exp() - spikes * bias + prior._of_bias(bias - prior.bias)).sum()
+        value = (bins * bias.exp() - spikes * bias + prior.pseudo_spikes * prior._of_bias(bias - prior.bias)).sum()
         value.backward()
         return value
 

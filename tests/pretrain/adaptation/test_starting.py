@@ -13,7 +13,9 @@ from neurochorus.data_shards.settings import parse_settings
 from neurochorus.data_shards.writer import write_dataset
 from neurochorus.models import NeuralModel, load, save
 from neurochorus.models.reference import REFERENCE_FILE
+from neurochorus.pretrain.adaptation import starting
 from neurochorus.pretrain.adaptation.old_rows import freeze_all_but_new_rows, state_of
+from neurochorus.pretrain.adaptation.rate_prior import RatePrior
 from neurochorus.pretrain.adaptation.start_settings import StartSection
 from neurochorus.pretrain.adaptation.starting import RowStart, start_rows
 from neurochorus.pretrain.training_data import TrainingData
@@ -77,6 +79,23 @@ def test_auto_takes_what_fits_best_and_says_so(known: NeuralModel, corpus: Corpu
     facts = made.facts()["sessions"][NEW]
     assert facts["method"] == min(facts["losses"], key=facts["losses"].__getitem__) != "regions"
     assert made.lines()[0].startswith(f"rows of {NEW} start aligned")
+
+
+def test_what_holds_the_rates_is_worth_what_shrank_them(
+    known: NeuralModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a session's counts are three times as dispersed as a Poisson's, in both."""
+    monkeypatch.setattr(starting, "dispersion_of", lambda *_: 3.0)
+    model, made = started(known, corpus, method="regions")
+    assert made.prior is not None
+    assert made.pseudo_spikes is not None
+    assert made.prior.pseudo_spikes.tolist() == pytest.approx([3 * made.pseudo_spikes] * UNITS)
+    entry = corpus.session(NEW)
+    mean_C = model.autoencoder.unit_mean[-UNITS:].numpy()
+    prior_C = RatePrior.learned(known.registry, known.autoencoder.unit_mean.numpy()).rates(entry, 3.0).prior_C
+    worth_C = made.prior.pseudo_spikes.numpy()
+    expected_C = (entry.unit_mean * entry.train_bins + worth_C) / (entry.train_bins + worth_C / prior_C)
+    np.testing.assert_allclose(mean_C, expected_C, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["random", "aligned"])
