@@ -11,6 +11,7 @@ import torch
 from neurochorus.data_shards.settings import SettingsError, parse_settings
 from neurochorus.models import AutoencoderConfig, LatentMoments, Whitening, load, save
 from neurochorus.models.autoencoder import Autoencoder
+from neurochorus.models.autoencoder_loss import hide
 from neurochorus.models.latent_penalties import mean_square, roughness
 from neurochorus.models.posterior import Posterior
 from neurochorus.models.time_windows import known_next, mean_of_next
@@ -226,7 +227,7 @@ def test_what_the_data_hide_is_hidden_from_the_encoder_and_scored_alone(counts: 
     batch = model.context("b_s1", counts.numpy())
     hidden_BTC = torch.rand(counts.shape, generator=torch.Generator().manual_seed(0)) < 0.3
     marked = replace(batch, hidden_BTC=hidden_BTC)
-    seen, scored = model.autoencoder._hide(marked)
+    seen, scored = hide(model.autoencoder, marked)
     assert seen is not None
     assert scored is not None
     assert torch.equal(seen == 0, hidden_BTC)
