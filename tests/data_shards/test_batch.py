@@ -112,7 +112,7 @@ def test_pinning_without_a_device_and_moving_are_safe(corpus, collate, monkeypat
     assert batch.pin_memory() is batch
     moved = batch.to("meta", non_blocking=True)
     assert isinstance(moved, Batch)
-    plain = ("sample_ids", "hidden_BTC", "units_missing")
+    plain = ("sample_ids", "hidden_BTC", "units_missing", "earlier_BC", "earlier_bins_B")
     tensors = [field.name for field in dataclasses.fields(Batch) if field.name not in plain]
     assert all(getattr(moved, name).device.type == "meta" for name in tensors)
     assert moved.sample_ids == batch.sample_ids

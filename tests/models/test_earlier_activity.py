@@ -50,7 +50,7 @@ def test_z_scores_start_at_their_posterior_mean(earlier: Earlier) -> None:
     assert own.earlier_strength is not None
     mean, sd = units.mean_BC[0].numpy(), units.sd_BC[0].numpy()
     z_sum = (earlier.sums_NC - earlier.bins_N[:, None] * mean) / sd
-    expected = z_sum / (earlier.bins_N[:, None] + float(own.earlier_strength.exp()))
+    expected = z_sum / (earlier.bins_N[:, None] + float(own.earlier_strength.detach().exp()))
     np.testing.assert_allclose(units.start_BC.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
