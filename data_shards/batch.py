@@ -5,6 +5,7 @@ Tensor names: B samples, T bins, C units (of the largest session in the batch), 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from neurochorus.data_shards.blocks import Block
 from neurochorus.data_shards.dataset import Sample
-from neurochorus.data_shards.earlier import joined_earlier
+from neurochorus.data_shards.earlier import Earlier, joined_earlier
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.registry import UnitRegistry
@@ -69,6 +70,13 @@ class Batch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(v) for name, v in values.items() if isinstance(v, Tensor)})
+
+
+def earlier_fields(earlier: Earlier | None) -> dict[str, Any]:
+    """The fields of a batch that tell what came before its windows; none where it is not known."""
+    if earlier is None:
+        return {}
+    return {"earlier_BC": torch.from_numpy(earlier.sums_NC), "earlier_bins_B": torch.from_numpy(earlier.bins_N)}
 
 
 def covariate_widths(entries: Iterable[SessionEntry], names: Iterable[str]) -> dict[str, int]:
@@ -140,7 +148,6 @@ class Collate:
         signal_BTC = np.require(signal_BTC, requirements="W")  # a sample's own array is read-only
         one_session = len({block.session_id for block in blocks}) == 1
         covariates_BTK, covariate_mask_BTK = self._joined_covariates(blocks, wiring, signal_BTC.shape[1])
-        earlier = joined_earlier([block.earlier for block in blocks])
         return Batch(
             signal_BTC=torch.from_numpy(signal_BTC),
             unit_rows_BC=torch.from_numpy(
@@ -154,8 +161,7 @@ class Collate:
             covariates_BTK=torch.from_numpy(covariates_BTK),
             covariate_mask_BTK=torch.from_numpy(covariate_mask_BTK),
             sample_ids=[key for block in blocks for key in block.keys],
-            earlier_BC=None if earlier is None else torch.from_numpy(earlier.sums_NC),
-            earlier_bins_B=None if earlier is None else torch.from_numpy(earlier.bins_N),
+            **earlier_fields(joined_earlier([block.earlier for block in blocks])),
             units_missing=any(wires.units_missing for wires in wiring),
         )
 

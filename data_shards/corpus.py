@@ -4,6 +4,7 @@ import bisect
 import hashlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,7 @@ class Corpus:
 
     def starts_of(self, session_id: str, rows_N: np.ndarray) -> np.ndarray:
         """Return where samples of one session start in its recording, in bins as they are read (float64)."""
-        local_N = rows_N - self._first_rows[self._place[session_id]]
-        return self.dataset_of(session_id).index.start[local_N] / self._factor[session_id]
+        return self.dataset_of(session_id).index.start[self._local(session_id, rows_N)] / self._factor[session_id]
 
     def earlier(self, memory_bins: float) -> EarlierActivity:
         """Return what tells what came before samples; its sums are kept for the next who asks."""
@@ -117,8 +117,8 @@ class Corpus:
 
     def stored_bins_after(self, session_id: str, rows_N: np.ndarray, stops_N: np.ndarray) -> np.ndarray:
         """Return how many stored bins samples of one session have after bin stops_N[i]."""
-        local_N = rows_N - self._first_rows[self._place[session_id]]
-        return self.dataset_of(session_id).index.bins[local_N] - stops_N * self._factor[session_id]
+        stored_N = self.dataset_of(session_id).index.bins[self._local(session_id, rows_N)]
+        return stored_N - stops_N * self._factor[session_id]
 
     def read(self, row: int, with_meta: bool = True) -> Sample:
         """Read the sample with a global row; see ShardDataset.read. Its meta is that of the stored bins."""
@@ -143,22 +143,28 @@ class Corpus:
         lengths_N: np.ndarray,
         shifts_N: np.ndarray | int = 0,
         covariates: bool = True,
+        earlier: EarlierActivity | None = None,
     ) -> Block:
         """Read stretches of samples of one session side by side: window i is lengths_N[i] bins from bin starts_N[i].
 
-        `shifts_N` moves each one to the right by so many stored bins, which must still lie in its sample. Checks and
-        errors as of `read`.
+        `shifts_N` moves each one to the right by so many stored bins, which must still lie in its sample. With
+        `earlier` the block also tells what came before the samples. Checks and errors as of `read`.
         """
         dataset, factor = self.dataset_of(session_id), self._factor[session_id]
-        local_N = rows_N - self._first_rows[self._place[session_id]]
+        local_N = self._local(session_id, rows_N)
         block = read_block(dataset, local_N, starts_N * factor + shifts_N, lengths_N * factor, covariates)
-        return block if factor == 1 else _rebinned(block, factor)
+        block = block if factor == 1 else _rebinned(block, factor)
+        return block if earlier is None else replace(block, earlier=earlier.before(session_id, rows_N))
 
     def hash(self) -> str:
         """Return 16 hex digits that change with the contents of any data set, their order, and the width of bins."""
         joined = "\n".join(dataset.manifest_hash for dataset in self.datasets)
         rebinned = "" if set(self._factor.values()) == {1} else f"\n{self.bin_s!r}"
         return hashlib.sha256((joined + rebinned).encode()).hexdigest()[:16]
+
+    def _local(self, session_id: str, rows_N: np.ndarray) -> np.ndarray:
+        """Rows of a session within its data set."""
+        return rows_N - self._first_rows[self._place[session_id]]
 
     def _add(self, entry: SessionEntry, place: int) -> None:
         path = self.datasets[place].path

@@ -8,7 +8,7 @@ N windows, T bins, C units.
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,21 @@ class Earlier:
     def of_successive(cls, windows_NTC: np.ndarray, memory_bins: float) -> "Earlier":
         """Of windows (N, bins, units) that follow one another: what came before each is all that is there of it."""
         windows, bins, units = windows_NTC.shape
-        sums_NC, bins_N = np.zeros((windows, units), dtype=np.float32), np.zeros(windows, dtype=np.float32)
-        faded = math.exp(-bins / memory_bins)
-        for place, signal_TC in enumerate(windows_NTC[:-1]):
-            own = cls.of(signal_TC, memory_bins)
+        return cls.after_each(windows_NTC[:-1], bins * np.arange(1, windows), units, memory_bins)
+
+    @classmethod
+    def after_each(cls, signals: Iterable[np.ndarray], ends_K: np.ndarray, units: int, memory_bins: float) -> "Earlier":
+        """What is known after none, one, ... all of K signals (bins, units), at the end of each.
+
+        `ends_K`: the bin of the recording after each signal, in order of time; nothing is known of bins between them.
+        """
+        sums_NC = np.zeros((len(ends_K) + 1, units), dtype=np.float32)
+        bins_N, before = np.zeros(len(ends_K) + 1, dtype=np.float32), 0.0
+        for place, (signal_TC, end) in enumerate(zip(signals, ends_K, strict=True)):
+            own, faded = cls.of(signal_TC, memory_bins), math.exp(-(end - before) / memory_bins)
             sums_NC[place + 1] = faded * sums_NC[place] + own.sums_NC[0]
             bins_N[place + 1] = faded * bins_N[place] + own.bins_N[0]
+            before = end
         return cls(sums_NC, bins_N)
 
     def __getitem__(self, windows: Any) -> "Earlier":
@@ -99,18 +108,11 @@ class EarlierActivity:
 
     def _count(self, session_id: str) -> "_SessionSums":
         rows_K = self.corpus.rows_of(session_id, "train")
-        starts_K = self.corpus.starts_of(session_id, rows_K)
+        signals = (self.corpus.read(row, with_meta=False).signal_TC for row in rows_K.tolist())
+        ends_K = self.corpus.starts_of(session_id, rows_K) + self.corpus.bins_of(session_id, "train")
         units = len(self.corpus.session(session_id).units)
-        sums_NC = np.zeros((len(rows_K) + 1, units), dtype=np.float32)
-        bins_N, ends = np.zeros(len(rows_K) + 1, dtype=np.float32), np.zeros(len(rows_K) + 1)
-        for place, row in enumerate(rows_K.tolist()):
-            signal_TC = self.corpus.read(row, with_meta=False).signal_TC
-            own, end = Earlier.of(signal_TC, self.memory_bins), starts_K[place] + len(signal_TC)
-            faded = math.exp(-(end - ends[place]) / self.memory_bins)
-            sums_NC[place + 1] = faded * sums_NC[place] + own.sums_NC[0]
-            bins_N[place + 1] = faded * bins_N[place] + own.bins_N[0]
-            ends[place + 1] = end
-        return _SessionSums(rows_K, ends, Earlier(sums_NC, bins_N))
+        after = Earlier.after_each(signals, ends_K, units, self.memory_bins)
+        return _SessionSums(rows_K, np.append(0.0, ends_K), after)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": OrderedDict()}

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -71,9 +71,7 @@ class _Cutting:
         """The batch of the windows of a session from number `first` on."""
         rows, starts, lengths, cut = (column[first : first + self.batch_size] for column in windows)
         wanted = self.collate.wants_covariates(session_id)
-        block = self.corpus.read_block(session_id, rows, starts, lengths, covariates=wanted)
-        if self.earlier is not None:
-            block = replace(block, earlier=self.earlier.before(session_id, rows))
+        block = self.corpus.read_block(session_id, rows, starts, lengths, covariates=wanted, earlier=self.earlier)
         return self.collate.join([block.named(starts, cut)])
 
 

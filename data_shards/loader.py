@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,9 +134,7 @@ class MicroBatches(Dataset[Batch]):
             slack_N = self._corpus.stored_bins_after(session_id, rows_N, starts_N + lengths_N)
             shifts_N = shifts(self._augment, generator, slack_N, self._corpus.factor_of(session_id))
         wanted = self._collate.wants_covariates(session_id)
-        block = self._corpus.read_block(session_id, rows_N, starts_N, lengths_N, shifts_N, covariates=wanted)
-        if self._earlier is not None:
-            block = replace(block, earlier=self._earlier.before(session_id, rows_N))
+        block = self._corpus.read_block(session_id, rows_N, starts_N, lengths_N, shifts_N, wanted, self._earlier)
         return block if window_bins is None else block.named(starts_N, bins_N > window_bins)
 
 

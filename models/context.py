@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.batch import Batch, earlier_fields
 from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.recording import as_counts, as_signal
@@ -56,8 +56,7 @@ def context_batch(
         covariates_BTK=covariates_BTK.nan_to_num(0.0),
         covariate_mask_BTK=~covariates_BTK.isnan(),
         sample_ids=[f"{session_id}-{row:06d}" for row in range(batch)],
-        earlier_BC=None if earlier is None else torch.from_numpy(earlier.sums_NC),
-        earlier_bins_B=None if earlier is None else torch.from_numpy(earlier.bins_N),
+        **earlier_fields(earlier),
         units_missing=len(ids) < len(session.unit_ids),
     )
 

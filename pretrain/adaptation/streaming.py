@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurochorus.data_shards.batch import Batch
+from neurochorus.data_shards.batch import Batch, earlier_fields
 from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.recording import as_counts, as_signal
 from neurochorus.models import NeuralModel, load, read_training, save
@@ -323,20 +323,18 @@ class StreamingRows:
         return total / bins
 
     def _batch(self, chosen: "_Windows") -> Batch:
-        (windows, bins, units), earlier = chosen.signal_NTC.shape, chosen.earlier
-        device = self._model.device
+        windows, bins, units = chosen.signal_NTC.shape
         return Batch(
-            signal_BTC=chosen.signal_NTC.to(device),
-            unit_rows_BC=torch.arange(1, units + 1, device=device)[None],
-            bin_mask_BT=torch.ones(windows, bins, dtype=torch.bool, device=device),
-            session_B=torch.ones(windows, dtype=torch.long, device=device),
-            subject_B=torch.ones(windows, dtype=torch.long, device=device),
-            covariates_BTK=torch.zeros(windows, bins, 0, device=device),
-            covariate_mask_BTK=torch.zeros(windows, bins, 0, dtype=torch.bool, device=device),
+            signal_BTC=chosen.signal_NTC,
+            unit_rows_BC=torch.arange(1, units + 1)[None],
+            bin_mask_BT=torch.ones(windows, bins, dtype=torch.bool),
+            session_B=torch.ones(windows, dtype=torch.long),
+            subject_B=torch.ones(windows, dtype=torch.long),
+            covariates_BTK=torch.zeros(windows, bins, 0),
+            covariate_mask_BTK=torch.zeros(windows, bins, 0, dtype=torch.bool),
             sample_ids=[f"{self.session_id}-{number:06d}" for number in range(windows)],
-            earlier_BC=None if earlier is None else torch.from_numpy(earlier.sums_NC).to(device),
-            earlier_bins_B=None if earlier is None else torch.from_numpy(earlier.bins_N).to(device),
-        )
+            **earlier_fields(chosen.earlier),
+        ).to(self._model.device)
 
     @staticmethod
     def _check(

@@ -13,8 +13,8 @@ from neurochorus.pretrain.evaluation.forecaster import (
     Forecaster,
     best,
     mean_over_bins,
+    usual_rates,
     validation_loss,
-    with_pseudo_spike,
 )
 from neurochorus.pretrain.evaluation.psth import Psth
 from neurochorus.pretrain.evaluation.ridge_forecasts import Ridge, RidgeAutoregression, RidgeMix
@@ -68,10 +68,8 @@ class TrailingMean(Forecaster):
         self, train_context: np.ndarray, train_future: np.ndarray, valid_context: np.ndarray, valid_future: np.ndarray
     ) -> None:
         loss = validation_loss(self.modality, train_future)
-        self.means_C = mean_over_bins(train_context, train_future)
-        if self.modality == "spikes":
-            bins = len(train_context) * (train_context.shape[1] + train_future.shape[1])
-            self.means_C = with_pseudo_spike(self.means_C, bins)
+        means = usual_rates if self.modality == "spikes" else mean_over_bins
+        self.means_C = means(train_context, train_future)
         last_bins = sorted({max(1, round(window * train_context.shape[1])) for window in self.windows})
         self.chosen = best(
             ({"last_bins": bins, "prior_bins": prior} for bins, prior in product(last_bins, self.priors_bins)),

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from neurochorus.data_shards.earlier import Earlier
-from neurochorus.pretrain.evaluation.forecaster import best, mean_over_bins, validation_loss, with_pseudo_spike
+from neurochorus.pretrain.evaluation.forecaster import best, usual_rates, validation_loss
 from neurochorus.pretrain.evaluation.ridge_forecasts import RidgeMix, mixed, window
 
 OWN_PRIORS = (0.0, 10.0, 30.0, 90.0)
@@ -28,7 +28,7 @@ class EarlierMean:
         self, train_NTC: np.ndarray, valid_context: np.ndarray, valid_future: np.ndarray, valid_earlier: Earlier
     ) -> "EarlierMean":
         """`train_NTC`: train trials whole. Counts; returns self."""
-        self.mean_C = with_pseudo_spike(mean_over_bins(train_NTC), train_NTC.shape[0] * train_NTC.shape[1])
+        self.mean_C = usual_rates(train_NTC)
         loss = validation_loss("spikes", train_NTC)
         self.chosen = best(
             ({"own": own} for own in OWN if own[0]),

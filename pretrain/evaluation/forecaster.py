@@ -104,6 +104,11 @@ def with_pseudo_spike(rates: np.ndarray, bins: int) -> np.ndarray:
     return (rates * bins + 1) / (bins + 1 / rates.mean())
 
 
+def usual_rates(*signals: np.ndarray) -> np.ndarray:
+    """`mean_over_bins` of counts, with one pseudo-spike, (units,)."""
+    return with_pseudo_spike(mean_over_bins(*signals), sum(len(signal) * signal.shape[1] for signal in signals))
+
+
 def _poisson_loss(future: np.ndarray, rates: np.ndarray) -> float:
     rates = np.maximum(rates, 1e-9)
     if rates.shape[-2] == 1:  # the same for every bin: the mean count says as much, many times faster

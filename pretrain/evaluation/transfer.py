@@ -15,7 +15,7 @@ from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.evaluation.baseline_forecasts import baseline_forecasts
 from neurochorus.pretrain.evaluation.evaluate import DEFINITIONS
-from neurochorus.pretrain.evaluation.forecaster import mean_over_bins, with_pseudo_spike
+from neurochorus.pretrain.evaluation.forecaster import usual_rates
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
 from neurochorus.pretrain.evaluation.scored_forecast import batch_of, chunks
 from neurochorus.pretrain.evaluation.suite.paired import FEW_SESSIONS, compare_rows, paired_bootstrap
@@ -72,8 +72,7 @@ def baseline_values(
     data, context = SessionData(corpus, session_id, split, forecast), forecast.context_bins
     made = baseline_forecasts(data, memory_bins)
     if data.spikes:
-        train = data.windows("train").signal_NTC
-        made["train mean"] = with_pseudo_spike(mean_over_bins(train), train.shape[0] * train.shape[1])
+        made["train mean"] = usual_rates(data.windows("train").signal_NTC)
     truth = data.windows(split).signal_NTC[:, context:]
     return {name: float(_measure(corpus)(truth, np.broadcast_to(one, truth.shape))) for name, one in made.items()}
 

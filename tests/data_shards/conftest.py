@@ -94,3 +94,12 @@ def registry(corpus: Corpus) -> UnitRegistry:
 def make_recording():
     """`small_recording` for tests that need other sessions."""
     return small_recording
+
+
+@pytest.fixture(scope="module")
+def two_sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of sessions a1 (5 units) and b1 (4) of two animals, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("two_sessions") / "data"
+    recordings = [small_recording("a1", "anna", 5, 40, 1), small_recording("b1", "ben", 4, 30, 2)]
+    write_dataset(recordings, folder, name="small", sample_bins=SAMPLE_BINS)
+    return folder

@@ -9,18 +9,8 @@ import pytest
 from neurochorus.data_shards import Corpus, SamplePlan, UnitRegistry, evaluation_batches, training_batches
 from neurochorus.data_shards.earlier import Earlier, EarlierActivity
 from neurochorus.data_shards.thinning import ThinnedCorpus
-from neurochorus.data_shards.writer import write_dataset
-from tests.data_shards.conftest import SAMPLE_BINS, small_recording
 
 MEMORY = 30.0
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("earlier") / "data"
-    recordings = [small_recording("a1", "anna", 5, 40, 1), small_recording("b1", "ben", 4, 30, 2)]
-    write_dataset(recordings, folder, name="small", sample_bins=SAMPLE_BINS)
-    return folder
 
 
 def told(corpus: Corpus, session_id: str, row: int) -> tuple[np.ndarray, float]:
@@ -38,8 +28,8 @@ def told(corpus: Corpus, session_id: str, row: int) -> tuple[np.ndarray, float]:
 
 @pytest.mark.parametrize("bin_s", [None, 0.04])
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_sums_are_those_of_all_earlier_train_bins(path: Path, split: str, bin_s: float | None) -> None:
-    corpus = Corpus(path, bin_s)
+def test_sums_are_those_of_all_earlier_train_bins(two_sessions: Path, split: str, bin_s: float | None) -> None:
+    corpus = Corpus(two_sessions, bin_s)
     rows = corpus.rows_of("a1", split)[::-1]
     found = EarlierActivity(corpus, MEMORY).before("a1", rows)
     for place, row in enumerate(rows.tolist()):
@@ -49,23 +39,23 @@ def test_sums_are_those_of_all_earlier_train_bins(path: Path, split: str, bin_s:
     assert found.bins_N.max() > MEMORY / 2
 
 
-def test_nothing_is_known_before_the_first_sample(path: Path) -> None:
-    corpus = Corpus(path)
+def test_nothing_is_known_before_the_first_sample(two_sessions: Path) -> None:
+    corpus = Corpus(two_sessions)
     found = EarlierActivity(corpus, MEMORY).before("a1", corpus.rows_of("a1", "train")[:1])
     assert not found.sums_NC.any()
     assert not found.bins_N.any()
 
 
-def test_samples_that_a_thinned_corpus_leaves_out_say_nothing(path: Path) -> None:
-    thinned = ThinnedCorpus(path, None, ["a1"], 0.2)
+def test_samples_that_a_thinned_corpus_leaves_out_say_nothing(two_sessions: Path) -> None:
+    thinned = ThinnedCorpus(two_sessions, None, ["a1"], 0.2)
     row = int(thinned.rows_of("a1", "test")[-1])
     found = EarlierActivity(thinned, MEMORY).before("a1", np.array([row]))
     np.testing.assert_allclose(found.sums_NC[0], told(thinned, "a1", row)[0], rtol=1e-4)
-    assert found.bins_N[0] < EarlierActivity(Corpus(path), MEMORY).before("a1", np.array([row])).bins_N[0]
+    assert found.bins_N[0] < EarlierActivity(Corpus(two_sessions), MEMORY).before("a1", np.array([row])).bins_N[0]
 
 
-def test_batches_of_training_and_evaluation_tell_it(path: Path) -> None:
-    corpus = Corpus(path)
+def test_batches_of_training_and_evaluation_tell_it(two_sessions: Path) -> None:
+    corpus = Corpus(two_sessions)
     registry = UnitRegistry.from_sessions(corpus.sessions)
     activity = EarlierActivity(corpus, MEMORY)
     row_of = {corpus.read(row).key: row for row in range(len(corpus))}
@@ -88,8 +78,8 @@ def test_batches_of_training_and_evaluation_tell_it(path: Path) -> None:
     assert next(training_batches(corpus, plan, registry, micro_batch=2)).earlier_BC is None
 
 
-def test_sums_are_made_again_where_they_were_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = Corpus(path)
+def test_sums_are_made_again_where_they_were_dropped(two_sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = Corpus(two_sessions)
     activity = EarlierActivity(corpus, MEMORY)
     rows = {name: corpus.rows_of(name, "test") for name in ("a1", "b1")}
     kept = {name: activity.before(name, rows[name]) for name in rows}
@@ -100,11 +90,11 @@ def test_sums_are_made_again_where_they_were_dropped(path: Path, monkeypatch: py
         assert list(tight._kept) == [name]
 
 
-def test_a_signal_in_hand_and_a_memory_that_makes_no_sense(path: Path) -> None:
+def test_a_signal_in_hand_and_a_memory_that_makes_no_sense(two_sessions: Path) -> None:
     signal_TC = np.arange(12).reshape(6, 2)
     found = Earlier.of(signal_TC, 2.0)
     weight_T = np.exp(-np.array([5, 4, 3, 2, 1, 0]) / 2.0)
     np.testing.assert_allclose(found.sums_NC[0], weight_T @ signal_TC, rtol=1e-6)
     assert found.bins_N[0] == pytest.approx(weight_T.sum(), rel=1e-6)
     with pytest.raises(ValueError, match=r"memory of earlier activity is 0 bins; expected a positive number"):
-        EarlierActivity(Corpus(path), 0)
+        EarlierActivity(Corpus(two_sessions), 0)

@@ -12,21 +12,11 @@ from neurochorus.data_shards.evaluation import evaluation_batches
 from neurochorus.data_shards.plan import SamplePlan
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.thinning import ThinnedCorpus
-from neurochorus.data_shards.writer import write_dataset
-from tests.data_shards.conftest import SAMPLE_BINS, small_recording
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("thinning") / "data"
-    recordings = [small_recording("a1", "anna", 5, 40, 1), small_recording("b1", "ben", 4, 30, 2)]
-    write_dataset(recordings, folder, name="small", sample_bins=SAMPLE_BINS)
-    return folder
-
-
-def test_less_is_a_subset_of_more_and_test_samples_stay(path: Path) -> None:
-    whole = Corpus(path)
-    thinned = {share: ThinnedCorpus(path, None, ["a1"], share) for share in (0.01, 0.1, 0.25, 0.5, 1.0)}
+def test_less_is_a_subset_of_more_and_test_samples_stay(two_sessions: Path) -> None:
+    whole = Corpus(two_sessions)
+    thinned = {share: ThinnedCorpus(two_sessions, None, ["a1"], share) for share in (0.01, 0.1, 0.25, 0.5, 1.0)}
     for split in ("train", "valid"):
         rows = [set(corpus.rows_of("a1", split).tolist()) for corpus in thinned.values()]
         assert all(less <= more for less, more in itertools.pairwise(rows))
@@ -39,27 +29,27 @@ def test_less_is_a_subset_of_more_and_test_samples_stay(path: Path) -> None:
     assert np.array_equal(thinned[0.1].rows_of("b1", "train"), whole.rows_of("b1", "train"))
 
 
-def test_which_samples_depends_on_the_seed_and_not_on_other_sessions(path: Path) -> None:
-    one, both = (ThinnedCorpus(path, None, names, 0.3) for names in (["b1"], ["a1", "b1"]))
-    other = ThinnedCorpus(path, None, ["b1"], 0.3, seed=1)
+def test_which_samples_depends_on_the_seed_and_not_on_other_sessions(two_sessions: Path) -> None:
+    one, both = (ThinnedCorpus(two_sessions, None, names, 0.3) for names in (["b1"], ["a1", "b1"]))
+    other = ThinnedCorpus(two_sessions, None, ["b1"], 0.3, seed=1)
     assert np.array_equal(one.rows_of("b1", "train"), both.rows_of("b1", "train"))
     assert not np.array_equal(one.rows_of("b1", "train"), other.rows_of("b1", "train"))
 
 
 @pytest.mark.parametrize("bin_s", [None, 0.04])
-def test_statistics_are_those_of_the_chosen_train_samples(path: Path, bin_s: float | None) -> None:
-    corpus = ThinnedCorpus(path, bin_s, ["a1"], 0.2, seed=3)
+def test_statistics_are_those_of_the_chosen_train_samples(two_sessions: Path, bin_s: float | None) -> None:
+    corpus = ThinnedCorpus(two_sessions, bin_s, ["a1"], 0.2, seed=3)
     signal = np.concatenate([corpus.read(row).signal_TC for row in corpus.rows_of("a1", "train").tolist()])
     entry = corpus.session("a1")
     np.testing.assert_allclose(entry.unit_mean, signal.mean(axis=0))
     np.testing.assert_allclose(entry.unit_sd, signal.std(axis=0))
     assert entry.train_bins == len(signal) == corpus.bins_of("a1", "train").sum()
     assert corpus.sessions[0] == entry
-    assert not np.allclose(entry.unit_mean, Corpus(path, bin_s).session("a1").unit_mean)
+    assert not np.allclose(entry.unit_mean, Corpus(two_sessions, bin_s).session("a1").unit_mean)
 
 
-def test_a_worker_process_sees_the_same(path: Path) -> None:
-    corpus = ThinnedCorpus(path, None, ["a1"], 0.2, seed=3)
+def test_a_worker_process_sees_the_same(two_sessions: Path) -> None:
+    corpus = ThinnedCorpus(two_sessions, None, ["a1"], 0.2, seed=3)
     other = pickle.loads(pickle.dumps(corpus))
     assert np.array_equal(other.rows_of("a1", "train"), corpus.rows_of("a1", "train"))
     assert other.session("a1") == corpus.session("a1")
@@ -68,8 +58,8 @@ def test_a_worker_process_sees_the_same(path: Path) -> None:
     assert joined.session("a1") == corpus.session("a1")
 
 
-def test_plans_and_passes_keep_to_the_chosen_samples(path: Path) -> None:
-    corpus = ThinnedCorpus(path, None, ["a1"], 0.25)
+def test_plans_and_passes_keep_to_the_chosen_samples(two_sessions: Path) -> None:
+    corpus = ThinnedCorpus(two_sessions, None, ["a1"], 0.25)
     chosen = len(corpus.rows_of("a1", "train"))
     assert SamplePlan.from_corpus(corpus, "train", ["a1"], seed=0, group=2).windows == {"a1": chosen}
     registry = UnitRegistry.from_sessions(corpus.sessions)
@@ -82,6 +72,6 @@ def test_plans_and_passes_keep_to_the_chosen_samples(path: Path) -> None:
     assert len(names) == len(set(names)) == chosen
 
 
-def test_no_share_at_all_is_refused(path: Path) -> None:
+def test_no_share_at_all_is_refused(two_sessions: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.fraction is 0"):
-        ThinnedCorpus(path, None, ["a1"], 0.0)
+        ThinnedCorpus(two_sessions, None, ["a1"], 0.0)

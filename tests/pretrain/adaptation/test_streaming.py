@@ -81,6 +81,12 @@ def trained() -> tuple[NeuralModel, Simulated]:
     return model.eval(), simulated
 
 
+def any_signal(modality: str) -> np.ndarray:
+    """300 bins of the 8 units of b_s1."""
+    rng = np.random.default_rng(0)
+    return rng.poisson(2.0, (300, 8)) if modality == "spikes" else rng.normal(3, 1, (300, 8)).astype(np.float32)
+
+
 def loss_on(model: NeuralModel, counts_TC: np.ndarray) -> float:
     """Loss of a bin, of the present and the bins that follow, in nats an expected spike."""
     with torch.no_grad():
@@ -260,8 +266,7 @@ def test_wrong_use_is_refused(trained) -> None:
 def test_histories_and_continuous_signals_are_followed_too(modality: str) -> None:
     model = small_model(modality=modality, autoencoder={"history_bins": 3})
     stream = StreamingRows(model, "b_s1", minutes=0.05, window_bins=20)
-    rng = np.random.default_rng(0)
-    signal_TC = rng.poisson(2.0, (300, 8)) if modality == "spikes" else rng.normal(3, 1, (300, 8)).astype(np.float32)
+    signal_TC = any_signal(modality)
     stream.push(signal_TC)
     assert stream.refit(steps=20).accepted
     assert not torch.equal(stream.rows["history_rows"], rows_of(model, "b_s1")["history_rows"])
@@ -271,8 +276,7 @@ def test_histories_and_continuous_signals_are_followed_too(modality: str) -> Non
 def test_a_memory_of_earlier_bins_is_that_of_the_buffer(modality: str) -> None:
     model = small_model(modality=modality, autoencoder={"earlier_memory_bins": 50.0})
     stream = StreamingRows(model, "b_s1", minutes=0.05, window_bins=20)
-    rng = np.random.default_rng(0)
-    signal_TC = rng.poisson(2.0, (300, 8)) if modality == "spikes" else rng.normal(3, 1, (300, 8)).astype(np.float32)
+    signal_TC = any_signal(modality)
     stream.push(signal_TC)
     fitted, held = stream._split()
     assert fitted.earlier is not None
