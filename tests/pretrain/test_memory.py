@@ -127,6 +127,7 @@ def peaks(cases: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
                 stage = make_stage("autoencoder", "fp32", width=128, blocks=4)
                 gc.collect()  # what reference cycles hold comes and goes when Python pleases
                 trained = engine.Engine(stage.train(), config, config.autoencoder, ranks)
+                gc.collect()
                 for batch in batches * 2:
                     trained.backward_and_step(trained(*stage.prepare(batch))[0])
             trained.close()
