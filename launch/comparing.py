@@ -20,7 +20,7 @@ from neurochorus.launch.comparing_checks import refuse_too_little_data, thinned
 from neurochorus.launch.comparing_parts import (
     JOINTLY,
     PER_SESSION,
-    SMALL,
+    TUNED,
     Comparison,
     Size,
     default_sizes,
@@ -88,7 +88,7 @@ def prepare(options: Any, values: Mapping[str, Any]) -> tuple[Comparison, Corpus
     scratch = scratch_settings(finetune, model, training.get("forecast", {}), base, source)
     corpus = Corpus(finetune.data.paths, finetune.data.bin_s)
     sessions = select_sessions(corpus.sessions, finetune.data.sessions, finetune.data.exclude)
-    sizes = [Size.parse(text) for text in options.small] if options.small else default_sizes(scratch.model)
+    sizes = [Size.parse(text) for text in options.tuned] if options.tuned else default_sizes(scratch.model)
     for size in sizes:
         size.of(scratch.model)
     comparison = Comparison(
@@ -136,8 +136,8 @@ def run(comparison: Comparison, corpus: Corpus, jobs: int) -> dict[str, Any]:
     for fraction, seed in comparison.cells():
         text, thin = fraction_text(fraction), thinned(comparison, corpus, fraction, seed)
         trials[text] = {session: len(thin.rows_of(session, "train")) for session in comparison.sessions}
-        small = _small(comparison, fraction, seed, Size.parse(chosen[text]["chosen"]))
-        for arm, sessions, part in [*_arms(comparison, fraction, seed), (SMALL, comparison.sessions, small)]:
+        tuned = _tuned(comparison, fraction, seed, Size.parse(chosen[text]["chosen"]))
+        for arm, sessions, part in [*_arms(comparison, fraction, seed), (TUNED, comparison.sessions, tuned)]:
             measured = _measured(comparison, thin, part, sessions, "test")
             endings += _endings(part, arm=arm, fraction=fraction, seed=seed)
             for session in sessions:
@@ -153,7 +153,7 @@ def run(comparison: Comparison, corpus: Corpus, jobs: int) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "model": comparison.finetune.model,
         "data": comparison.finetune.data.paths,
-        "small": chosen,
+        "tuned": chosen,
         "stop": settings_to_dict(comparison.finetune)["stop"],
         "endings": endings,
     }
@@ -197,11 +197,11 @@ def _keep_to_settings(comparison: Comparison) -> None:
 
 def _names(comparison: Comparison) -> Iterator[str]:
     yield from (f"{ADAPTED}{arm}" for arm in comparison.arms)
-    yield from (JOINTLY, SMALL, PER_SESSION)
+    yield from (JOINTLY, TUNED, PER_SESSION)
 
 
 def _arms(comparison: Comparison, fraction: float, seed: int) -> list[tuple[str, Sequence[str], Part]]:
-    """(arm, sessions that its model is for, how it is trained); the small one is chosen first and comes later."""
+    """(arm, sessions that its model is for, how it is trained); the tuned one is chosen first and comes later."""
     sessions = comparison.sessions
     made: list[tuple[str, Sequence[str], Part]] = [
         (f"{ADAPTED}{arm}", sessions, comparison.adaptation(fraction, seed, arm)) for arm in comparison.arms
@@ -214,16 +214,16 @@ def _arms(comparison: Comparison, fraction: float, seed: int) -> list[tuple[str,
     return made
 
 
-def _small(comparison: Comparison, fraction: float, seed: int, size: Size) -> Part:
-    name = f"scratch-small-{size.text.replace(':', '-')}"
+def _tuned(comparison: Comparison, fraction: float, seed: int, size: Size) -> Part:
+    name = f"scratch-tuned-{size.text.replace(':', '-')}"
     return comparison.scratch_model(fraction, seed, name, comparison.sessions, size)
 
 
 def _candidates(comparison: Comparison, fraction: float, seed: int) -> list[Part]:
-    """All sizes, with the first seed alone."""
+    """All sizes and steps, with the first seed alone."""
     if seed != comparison.seeds[0]:
         return []
-    return [_small(comparison, fraction, seed, size) for size in comparison.sizes]
+    return [_tuned(comparison, fraction, seed, size) for size in comparison.sizes]
 
 
 def _choose(comparison: Comparison, corpus: Corpus, fraction: float, jobs: int) -> dict[str, Any]:
@@ -232,11 +232,11 @@ def _choose(comparison: Comparison, corpus: Corpus, fraction: float, jobs: int) 
     thin = thinned(comparison, corpus, fraction, first)
     valid = {}
     for size in comparison.sizes:
-        part = _small(comparison, fraction, first, size)
+        part = _tuned(comparison, fraction, first, size)
         values = _measured(comparison, thin, part, comparison.sessions, "valid").values()
         valid[size.text] = sum(values) / len(values)  # all are numbers: no spike in a valid horizon is refused
     chosen = max(valid, key=lambda text: valid[text])
-    _train([_small(comparison, fraction, seed, Size.parse(chosen)) for seed in comparison.seeds[1:]], jobs)
+    _train([_tuned(comparison, fraction, seed, Size.parse(chosen)) for seed in comparison.seeds[1:]], jobs)
     return {"chosen": chosen, "valid": valid}
 
 

@@ -5,6 +5,7 @@ rule. Adaptations have their own steps, trainings from nothing those of the run 
 """
 
 import json
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from neurochorus.pretrain.finetuning import FinetuneConfig
 from neurochorus.pretrain.fingerprint import FREE_OF_TRAIN
 from neurochorus.pretrain.pretraining import STAGES
 
-JOINTLY, SMALL, PER_SESSION = f"{SCRATCH}, jointly", f"{SCRATCH}, jointly, small", f"{SCRATCH}, per session"
+JOINTLY, TUNED, PER_SESSION = f"{SCRATCH}, jointly", f"{SCRATCH}, jointly, tuned", f"{SCRATCH}, per session"
 FIRST_PORT = 29700
 OF_THE_BASE_RUN = ("base_width", "ema", "head_learning_rate_factor")
 "Settings of `train` that belong to the learning rates of a run."
@@ -38,23 +39,41 @@ not by their paths."""
 
 @dataclass(frozen=True)
 class Size:
-    """A smaller model: width and blocks of encoder and dynamics, and latent channels."""
+    """A model and a training for little data: width and blocks of encoder and dynamics, latent channels, steps."""
 
     width: int
     blocks: int
     latents: int
+    steps: float = 1.0
+    """Share of the steps of the base run. Its learning rates fall over these alone: where little data are over-fitted
+    within a few hundred steps, a schedule of thousands never leaves its warm-up."""
 
     @classmethod
     def parse(cls, text: str) -> "Size":
-        """WIDTH:BLOCKS:LATENTS. Raises ValueError for anything else."""
-        parts = text.split(":")
-        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-            raise ValueError(f"--small {text!r}: expected WIDTH:BLOCKS:LATENTS, such as 48:1:8")
-        return cls(*map(int, parts))
+        """WIDTH:BLOCKS:LATENTS or WIDTH:BLOCKS:LATENTS:SHARE. Raises ValueError for anything else."""
+        whole, share = text.split(":")[:3], text.split(":")[3:] or ["1"]
+        found = re.fullmatch(r"\d*\.?\d+", share[0]) if len(share) == 1 else None
+        if len(whole) != 3 or not all(part.isdecimal() and int(part) for part in whole) or found is None:
+            raise ValueError(
+                f"--tuned {text!r}: expected WIDTH:BLOCKS:LATENTS or WIDTH:BLOCKS:LATENTS:SHARE-OF-STEPS, such as "
+                "48:1:8:0.125"
+            )
+        if not 0 < float(share[0]) <= 1:
+            raise ValueError(f"--tuned {text!r}: {share[0]} of the steps; expected a share above 0, at most 1")
+        width, blocks, latents = map(int, whole)
+        return cls(width, blocks, latents, float(share[0]))
 
     @property
     def text(self) -> str:
-        return f"{self.width}:{self.blocks}:{self.latents}"
+        whole = f"{self.width}:{self.blocks}:{self.latents}"
+        return whole if self.steps == 1 else f"{whole}:{self.steps:g}"
+
+    def shortened(self, stages: Mapping[str, Any]) -> dict[str, Any]:
+        """Sections of stages with their share of the steps."""
+        return {
+            name: section and {**section, "steps": max(1, round(self.steps * section["steps"]))}
+            for name, section in stages.items()
+        }
 
     def of(self, model: ModelConfig) -> ModelConfig:
         """The model's settings at this size. Raises ValueError for a width that no number of heads divides."""
@@ -62,7 +81,7 @@ class Size:
         def smaller(transformer: TransformerConfig) -> TransformerConfig:
             heads = next((n for n in range(transformer.heads, 0, -1) if self.width % (2 * n) == 0), None)
             if heads is None:
-                raise ValueError(f"--small {self.text}: a width of {self.width}; expected an even number")
+                raise ValueError(f"--tuned {self.text}: a width of {self.width}; expected an even number")
             return replace(transformer, width=self.width, blocks=self.blocks, heads=heads)
 
         autoencoder = replace(model.autoencoder, latents=self.latents, encoder=smaller(model.autoencoder.encoder))
@@ -78,10 +97,12 @@ class Size:
 
 
 def default_sizes(model: ModelConfig) -> list[Size]:
-    """Half the width with one block, with all and half the latents, and a quarter of the width."""
-    width, latents = model.autoencoder.encoder.width, model.autoencoder.latents
-    half, quarter, fewer = max(2, width // 4 * 2), max(2, width // 8 * 2), max(1, latents // 2)
-    sizes = [Size(half, 1, latents), Size(half, 1, fewer), Size(quarter, 1, fewer)]
+    """The model's own size and half the width with one block and half the latents, in an eighth of the steps; the
+    latter in all of them.
+    """
+    own, latents = model.autoencoder.encoder, model.autoencoder.latents
+    half, fewer = max(2, own.width // 4 * 2), max(1, latents // 2)
+    sizes = [Size(own.width, own.blocks, latents, 0.125), Size(half, 1, fewer, 0.125), Size(half, 1, fewer)]
     return list(dict.fromkeys(sizes))
 
 
@@ -145,6 +166,7 @@ class Comparison:
         values["data"] |= {"fraction": fraction, "fraction_seed": seed, "sessions": list(sessions), "exclude": []}
         if size is not None:
             values["model"] = settings_to_dict(size.of(self.scratch.model))
+            values |= size.shortened({stage: values[stage] for stage in STAGES if stage in values})
         had = frozenset[str]().union(*(self.covariates.get(session, frozenset()) for session in sessions))
         read = values["model"]["dynamics"]["covariates"]
         values["model"]["dynamics"]["covariates"] = {name: one for name, one in read.items() if name in had}

@@ -40,28 +40,31 @@ def add_comparing(parser: ArgumentParser) -> None:
     """Add --compare and what it takes (launch/comparing.py)."""
     parser.add_argument("--compare", choices=["scratch"], default=None, help="train every arm, and compare them")
     parser.add_argument(
-        "--fractions", type=float, nargs="+", default=[0.1, 0.25, 0.5, 1.0], help="with --compare: shares of the data"
-    )
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1], help="with --compare: of training, and of which data is used"
-    )
-    parser.add_argument(
-        "--arms", nargs="+", default=["rows", "lora", "full"], help="with --compare: rows, lora, unfreeze, full"
-    )
-    parser.add_argument(
         "--scratch-config",
         default=None,
         help="with --compare: run whose steps and rates are used from nothing; default: config.yaml beside the model",
     )
+    add_comparing_arms(parser, "with --compare: ")
+
+
+def add_comparing_arms(parser: ArgumentParser, when: str = "") -> None:
+    """Add what a comparison trains, and how; `when` begins the help of each option."""
     parser.add_argument(
-        "--small",
+        "--fractions", type=float, nargs="+", default=[0.1, 0.25, 0.5, 1.0], help=f"{when}shares of the data"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1], help=f"{when}of training, and of which data is used"
+    )
+    parser.add_argument("--arms", nargs="+", default=["rows", "lora", "full"], help=f"{when}rows, lora, unfreeze, full")
+    parser.add_argument(
+        "--tuned",
         nargs="+",
         default=None,
-        metavar="WIDTH:BLOCKS:LATENTS",
-        help="with --compare: sizes, of which the best on the valid split is the small model; default: three",
+        metavar="WIDTH:BLOCKS:LATENTS[:SHARE-OF-STEPS]",
+        help=f"{when}sizes and steps, of which the best on the valid split is the tuned model; default: three",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="with --compare: trainings side by side")
-    parser.add_argument("--ranks", type=int, default=1, help="with --compare: processes of each training")
+    parser.add_argument("--jobs", type=int, default=1, help=f"{when}trainings side by side")
+    parser.add_argument("--ranks", type=int, default=1, help=f"{when}processes of each training")
 
 
 def overrides_last(arguments: Sequence[str]) -> list[str]:

@@ -81,7 +81,7 @@ def test_training_from_nothing_has_the_architecture_and_the_stages_of_the_run_of
 
 def test_without_a_run_that_trained_the_model_from_nothing_it_is_asked_for(tmp_path: Path) -> None:
     write_base(tmp_path)
-    options = SimpleNamespace(fractions=[1.0], arms=["rows"], seeds=[0], config=None, scratch_config=None, small=None)
+    options = SimpleNamespace(fractions=[1.0], arms=["rows"], seeds=[0], config=None, scratch_config=None, tuned=None)
     values = {"model": f"{tmp_path}/base", "run": {"dir": "x"}, "data": {"path": f"{tmp_path}/data"}}
     with pytest.raises(ValueError, match=r"config\.yaml: not there.*--scratch-config"):
         prepare(options, values)
@@ -108,20 +108,22 @@ def test_every_arm_stops_early() -> None:
 def test_all_arms_of_a_fraction_and_seed_see_the_same_samples(tmp_path: Path) -> None:
     made = comparison(tmp_path)
     parts = [made.adaptation(0.25, 1, "full"), made.scratch_model(0.25, 1, "scratch-a", ["a"]),
-             made.scratch_model(0.25, 1, "small", ["a", "b"], Size(8, 1, 3))]  # fmt: skip
-    files = [tmp_path / "fraction0.25" / "seed1" / f"{name}.yaml" for name in ("full", "scratch-a", "small")]
+             made.scratch_model(0.25, 1, "tuned", ["a", "b"], Size(8, 1, 3, 0.125))]  # fmt: skip
+    files = [tmp_path / "fraction0.25" / "seed1" / f"{name}.yaml" for name in ("full", "scratch-a", "tuned")]
     for part, file in zip(parts, files, strict=True):
         assert str(file) in part.command
         assert part.product == file.with_suffix("") / "export" / "config.json"
     adapted = read_settings(FinetuneConfig, files[0])
-    alone, small = (read_settings(RunConfig, file) for file in files[1:])
+    alone, tuned = (read_settings(RunConfig, file) for file in files[1:])
     assert adapted.adapt == "full"
-    assert [(one.data.fraction, one.data.fraction_seed, one.run.seed) for one in (adapted, alone, small)] == [
+    assert [(one.data.fraction, one.data.fraction_seed, one.run.seed) for one in (adapted, alone, tuned)] == [
         (0.25, 1, 1)
     ] * 3
-    assert (adapted.data.sessions, alone.data.sessions, small.data.sessions) == (["a", "b"], ["a"], ["a", "b"])
-    assert (alone.model.autoencoder.encoder.width, small.model.autoencoder.encoder.width) == (16, 8)
-    assert (small.model.autoencoder.latents, small.model.dynamics.transformer.blocks) == (3, 1)
+    assert (adapted.data.sessions, alone.data.sessions, tuned.data.sessions) == (["a", "b"], ["a"], ["a", "b"])
+    assert (alone.model.autoencoder.encoder.width, tuned.model.autoencoder.encoder.width) == (16, 8)
+    assert (tuned.model.autoencoder.latents, tuned.model.dynamics.transformer.blocks) == (3, 1)
+    # an eighth of 900 and 9 steps, so that its learning rate falls within them
+    assert [(one.autoencoder.steps, one.dynamics.steps) for one in (alone, tuned)] == [(900, 9), (112, 1)]
     assert "deepspeed" in comparison(tmp_path, ranks=2).scratch_model(1.0, 0, "x", ["a"]).command[0]
 
 
@@ -222,10 +224,13 @@ def test_too_little_data_is_refused_before_anything_is_trained(tmp_path: Path) -
 
 def test_sizes_for_little_data() -> None:
     model = ModelConfig(autoencoder=AutoencoderConfig(latents=16, encoder=TransformerConfig(width=96, heads=4)))
-    assert [size.text for size in default_sizes(model)] == ["48:1:16", "48:1:8", "24:1:8"]
+    assert [size.text for size in default_sizes(model)] == ["96:2:16:0.125", "48:1:8:0.125", "48:1:8"]
     assert Size(20, 1, 8).of(model).autoencoder.encoder.heads == 2
-    assert Size.parse("48:1:8") == Size(48, 1, 8)
-    for text in ("48:1", "48:x:8", "48:0:8"):
+    assert Size.parse("48:1:8") == Size(48, 1, 8, 1.0)
+    assert Size.parse("48:1:8:0.125") == Size(48, 1, 8, 0.125)
+    with pytest.raises(ValueError, match="2 of the steps; expected a share above 0, at most 1"):
+        Size.parse("48:1:8:2")
+    for text in ("48:1", "48:x:8", "48:0:8", "48:1:8:x", "48:1:8:1:1"):
         with pytest.raises(ValueError, match="expected WIDTH:BLOCKS:LATENTS"):
             Size.parse(text)
     with pytest.raises(ValueError, match="expected an even number"):
@@ -239,7 +244,7 @@ def test_wrong_use_is_refused_and_other_settings_do_not_continue(tmp_path: Path)
     with pytest.raises(ValueError, match="--arms rowz: expected rows"):
         prepare(SimpleNamespace(**{**options, "arms": ["rowz"]}), {})
     made = comparison(tmp_path)
-    assert [*_names(made)] == ["pretrained, rows", "pretrained, full", "scratch, jointly", "scratch, jointly, small",
+    assert [*_names(made)] == ["pretrained, rows", "pretrained, full", "scratch, jointly", "scratch, jointly, tuned",
                                "scratch, per session"]  # fmt: skip
     _keep_to_settings(made)
     _keep_to_settings(comparison(tmp_path, fractions=(0.1,), seeds=(5,)))  # more of the same
@@ -288,7 +293,7 @@ def test_how_every_arm_ended_is_written(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "config.yaml").write_text(BASE)
     (tmp_path / "finetune.yaml").write_text(FINETUNE)
     words = ["--model", f"{tmp_path}/base", "--data", f"{tmp_path}/data", "--sessions", "c1", "--seeds", "0"]
-    words += ["--config", str(tmp_path / "finetune.yaml"), "--compare", "scratch", "--small", "8:1:2"]
+    words += ["--config", str(tmp_path / "finetune.yaml"), "--compare", "scratch", "--tuned", "8:1:2"]
     words += ["--out", str(tmp_path / "out"), "--arms", "rows", "--fractions", "1"]
     with process_group() as ranks:
         monkeypatch.setattr(comparing, "run_all", in_this_process(ranks, []))
@@ -330,12 +335,12 @@ def test_the_whole_command_and_going_on_with_it(
     (tmp_path / "finetune.yaml").write_text(FINETUNE)
     data, out = str(tmp_path / "data"), tmp_path / "out"
     words = ["--model", f"{tmp_path}/base", "--data", data, "--sessions", "c1", "b2", "--out", str(out)]
-    words += ["--config", str(tmp_path / "finetune.yaml"), "--compare", "scratch", "--small", "8:1:2", "8:1:4"]
+    words += ["--config", str(tmp_path / "finetune.yaml"), "--compare", "scratch", "--tuned", "8:1:2", "8:1:4:0.5"]
     with process_group() as ranks:
         monkeypatch.setattr(comparing, "run_all", in_this_process(ranks, trained))
         assert finetune.main([*words, "--arms", "rows", "--fractions", "0.5", "--seeds", "0"]) == 0
         assert trained == [f"50 % of the data, seed 0: {name}" for name in (
-            "rows", "scratch-jointly", "scratch-c1", "scratch-b2", "scratch-small-8-1-2", "scratch-small-8-1-4"
+            "rows", "scratch-jointly", "scratch-c1", "scratch-b2", "scratch-tuned-8-1-2", "scratch-tuned-8-1-4-0.5"
         )]  # fmt: skip
         trained.clear()
         assert finetune.main([*words, "--arms", "rows", "full", "--fractions", "0.5", "1", "--seeds", "0", "1"]) == 0
@@ -343,12 +348,12 @@ def test_the_whole_command_and_going_on_with_it(
     assert [title for title in trained if title.startswith("50 % of the data, seed 0")] == [
         "50 % of the data, seed 0: full"
     ]
-    assert len([title for title in trained if "small" in title]) == 1 + 2 + 1
+    assert len([title for title in trained if "tuned" in title]) == 1 + 2 + 1
     results = json.loads((out / "transfer.json").read_text())
     assert (results["fractions"], results["seeds"]) == ([0.5, 1.0], [0, 1])
     sessions = ["c1", "b2"]
     assert list(results["arms"]) == ["pretrained, rows", "pretrained, full", "scratch, jointly",
-                                     "scratch, jointly, small", "scratch, per session"]  # fmt: skip
+                                     "scratch, jointly, tuned", "scratch, per session"]  # fmt: skip
     for by_fraction in results["arms"].values():
         assert {text: {s: len(v) for s, v in values.items()} for text, values in by_fraction.items()} == {
             text: dict.fromkeys(sessions, 2) for text in ("0.5", "1")
@@ -357,7 +362,7 @@ def test_the_whole_command_and_going_on_with_it(
         assert results["trials"]["0.5"][session] == round(results["trials"]["1"][session] / 2)
     assert set(results["baselines"]) == {"train mean", "psth", "trailing mean", "ridge", "ridge mix"}
     assert len(results["comparisons"]) == 2 * 2 * 3
-    assert set(results["small"]["1"]["valid"]) == {"8:1:2", "8:1:4"}
+    assert set(results["tuned"]["1"]["valid"]) == {"8:1:2", "8:1:4:0.5"}
     assert (out / "transfer.png").read_bytes()[:4] == b"\x89PNG"
     text = (out / "transfer.md").read_text()
     assert "| pretrained, rows |" in text

@@ -1,0 +1,167 @@
+"""Is pretraining worth it for an animal that was never seen? Each in turn is left out, and the model adapted to it.
+
+python launch/leave_one_out.py --config launch/configs/steinmetz2019.yaml --data data/steinmetz2019 --out runs/left \\
+    --finetune launch/configs/finetune/steinmetz2019.yaml --fractions 0.1 0.25 0.5 1 --seeds 0 --jobs 2
+
+For every subject: pretraining on the others, then finetune.py --compare scratch on its sessions. Tests, picture and the
+table of who gains are over the sessions of all subjects. Finished parts are kept, so the same command goes on where it
+was stopped, and fractions, seeds and arms can be added.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("neurochorus") is None:  # not installed: use the checkout that this file lies in
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "typings"))
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from neurochorus.data_shards.corpus import Corpus
+from neurochorus.data_shards.manifest import SessionEntry, select_sessions
+from neurochorus.data_shards.naming import check_identifier, nearest_hint
+from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
+from neurochorus.launch.commands import CommandFailed, Part, deepspeed, python, run, run_all
+from neurochorus.launch.options import add_comparing_arms, command_parser
+from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.evaluation.output_file import write_whole
+from neurochorus.pretrain.evaluation.picture_style import png_bytes
+from neurochorus.pretrain.evaluation.transfer_gains import gains_markdown, session_facts, transfer_gains
+from neurochorus.pretrain.evaluation.transfer_picture import transfer_picture
+from neurochorus.pretrain.evaluation.transfer_pooling import pooled_transfer
+from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
+
+PORT = 29551
+
+
+@dataclass(frozen=True)
+class Target:
+    """A subject that is left out, and where what belongs to it goes."""
+
+    subject: str
+    sessions: tuple[str, ...]
+    sources: tuple[str, ...]
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "pretrain" / "export"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "compare" / "transfer.json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        values = apply_overrides(read_values(options.config), [f"data.path={json.dumps(options.data)}", *options.set])
+        corpus, targets = find_targets(values, options.subjects, Path(options.out), options.config)
+        for target in targets:
+            target.folder.mkdir(parents=True, exist_ok=True)
+        pretrainings = [_pretraining(options, target, place) for place, target in enumerate(targets)]
+        run_all([part for part in pretrainings if not part.product.exists()], options.jobs)
+        for target in targets:
+            run(_comparison(options, target), f"{target.subject}: adapted, and from nothing")
+        text = report(corpus, targets, Path(options.out))
+    except (CommandFailed, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{text}\ntransfer: {options.out}/transfer.json, transfer.md, transfer.png")
+    return 0
+
+
+def find_targets(
+    values: dict[str, Any], subjects: Sequence[str] | None, out: Path, where: str
+) -> tuple[Corpus, list[Target]]:
+    """The data, and who is left out in turn; `values`: settings of the pretraining, read from `where`.
+
+    Raises ValueError for a subject that has no session there, and where none is left to pretrain on.
+    """
+    run_dir = {**values.get("run", {}), "dir": str(out)}
+    config = parse_settings(RunConfig, {**values, "run": run_dir}, where)
+    corpus = Corpus(config.data.paths, config.data.bin_s)
+    chosen = select_sessions(corpus.sessions, config.data.sessions, config.data.exclude)
+    subject_of = {session: corpus.session(session).subject_id for session in chosen}
+    known = list(dict.fromkeys(subject_of.values()))
+    for subject in subjects or []:
+        if subject not in known:
+            raise ValueError(
+                f"--subjects {subject}: has no session among those chosen; {nearest_hint(subject, known, 'subjects')}"
+            )
+    if len(known) < 2:
+        raise ValueError(f"{where}: the sessions are of {known[0]} alone: with it left out none is left to pretrain on")
+    targets = []
+    for subject in dict.fromkeys(subjects or known):
+        check_identifier("subject", subject)  # it becomes the name of a folder
+        own = tuple(session for session in chosen if subject_of[session] == subject)
+        others = tuple(session for session in chosen if subject_of[session] != subject)
+        targets.append(Target(subject, own, others, out / subject))
+    return corpus, targets
+
+
+def report(corpus: Corpus, targets: Sequence[Target], out: Path) -> str:
+    """Pool the comparisons, write transfer.json, transfer.md and transfer.png; returns the text."""
+    results = {target.subject: json.loads(target.results.read_text()) for target in targets}
+    entries: dict[str, SessionEntry] = {session.session_id: session for session in corpus.sessions}
+    facts = {
+        session: session_facts(entries[session], [entries[source] for source in target.sources])
+        for target in targets
+        for session in target.sessions
+    }
+    pooled = pooled_transfer(results, command=sys.argv)
+    pooled["gains"] = transfer_gains(pooled["arms"], pooled["fractions"], facts)
+    subjects = {session: target.subject for target in targets for session in target.sessions}
+    text = f"{transfer_markdown(pooled)}\n{gains_markdown(pooled['gains'], subjects)}"
+    for name, content in (
+        ("transfer.json", (json.dumps(pooled, indent=1, allow_nan=False) + "\n").encode()),
+        ("transfer.md", text.encode()),
+        ("transfer.png", png_bytes(transfer_picture(pooled))),
+    ):
+        write_whole(out / name, lambda file, content=content: file.write(content))
+    return text
+
+
+def _pretraining(options: Any, target: Target, place: int) -> Part:
+    words = ["--config", options.config, *options.set, f"data.path={json.dumps(options.data)}"]
+    words += [f"data.sessions={json.dumps(target.sources)}", "data.exclude=[]", f"run.dir={target.folder / 'pretrain'}"]
+    if options.ranks == 1:
+        command = python("pretrain.py", *words)
+    else:
+        command = deepspeed(options.ranks, PORT + place, "pretrain.py", *words)
+    title = f"pretraining without {target.subject}"
+    return Part(title, command, target.model, target.folder / "pretrain.txt")
+
+
+def _comparison(options: Any, target: Target) -> list[str]:
+    words = ["--model", str(target.model), "--data", *options.data, "--sessions", *target.sessions]
+    words += ["--out", str(target.folder / "compare"), "--compare", "scratch", "--arms", *options.arms]
+    words += ["--fractions", *map(str, options.fractions), "--seeds", *map(str, options.seeds)]
+    words += ["--jobs", str(options.jobs), "--ranks", str(options.ranks)]
+    words += ["--config", options.finetune] if options.finetune else []
+    words += ["--tuned", *options.tuned] if options.tuned else []
+    words += ["--set", *options.set_finetune] if options.set_finetune else []
+    return python("finetune.py", *words)
+
+
+def _parser() -> ArgumentParser:
+    parser = command_parser("leave_one_out.py", __doc__)
+    parser.add_argument("--config", required=True, help="YAML of the pretraining, as of pretrain.py")
+    parser.add_argument("--data", nargs="+", required=True, help="data set directories or URLs")
+    parser.add_argument("--out", required=True, help="a folder a subject, and the tables of all of them")
+    parser.add_argument("--subjects", nargs="+", default=None, help="who is left out in turn; default: every one")
+    parser.add_argument("--finetune", default=None, help="YAML of the adaptation, as of finetune.py")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the pretraining")
+    parser.add_argument("--set-finetune", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the adaptation")
+    add_comparing_arms(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

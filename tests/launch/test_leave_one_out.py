@@ -1,0 +1,61 @@
+"""leave_one_out.py: who is left out, what is refused, and what is run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurochorus.data_shards.writer import write_dataset
+from neurochorus.launch.leave_one_out import _comparison, _parser, _pretraining, find_targets
+from tests.pretrain.adaptation.small_runs import driven_recording
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, Any]:
+    write_dataset(
+        [driven_recording(name) for name in ("a1", "a2", "b1", "c1")], tmp_path / "data", name="d", sample_bins=12
+    )
+    steps = {"steps": 5}
+    return {"data": {"path": str(tmp_path / "data")}, "autoencoder": steps, "dynamics": steps}
+
+
+def test_each_subject_is_left_out_in_turn(values: dict[str, Any], tmp_path: Path) -> None:
+    corpus, targets = find_targets(values, None, tmp_path / "out", "test")
+    subjects = {entry.session_id: entry.subject_id for entry in corpus.sessions}
+    assert [target.subject for target in targets] == list(dict.fromkeys(subjects.values()))
+    for target in targets:
+        assert {subjects[session] for session in target.sessions} == {target.subject}
+        assert target.subject not in {subjects[session] for session in target.sources}
+        assert {*target.sessions, *target.sources} == set(subjects)
+    # what the settings leave out is neither target nor source
+    last = targets[-1]
+    values["data"]["exclude"] = [f"subject:{last.subject}"]
+    fewer = find_targets(values, [targets[0].subject], tmp_path / "out", "test")[1]
+    assert [target.subject for target in fewer] == [targets[0].subject]
+    assert not set(fewer[0].sources) & set(last.sessions)
+
+
+def test_wrong_subjects_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    corpus, targets = find_targets(values, None, tmp_path, "test")
+    del corpus
+    with pytest.raises(ValueError, match="--subjects nobody: has no session among those chosen"):
+        find_targets(values, ["nobody"], tmp_path, "test")
+    values["data"]["sessions"] = [f"subject:{targets[0].subject}"]
+    with pytest.raises(ValueError, match="alone: with it left out none is left to pretrain on"):
+        find_targets(values, None, tmp_path, "test")
+
+
+def test_the_commands(values: dict[str, Any], tmp_path: Path) -> None:
+    target = find_targets(values, None, tmp_path, "test")[1][0]
+    words = ["--config", "c.yaml", "--data", "x", "y", "--out", str(tmp_path), "--fractions", "0.5", "--seeds", "3"]
+    options = _parser().parse_args([*words, "--set", "run.seed=1", "--set-finetune", "stop.every=9", "--ranks", "2"])
+    first = _pretraining(options, target, 1)
+    assert first.product == target.model
+    assert "deepspeed" in first.command[0]
+    assert 'data.path=["x", "y"]' in first.command
+    assert "run.seed=1" in first.command
+    second = _comparison(options, target)
+    assert second[second.index("--sessions") + 1 : second.index("--out")] == list(target.sessions)
+    assert second[-2:] == ["--set", "stop.every=9"]
+    assert second[second.index("--seeds") + 1] == "3"
+    assert "--tuned" not in second
