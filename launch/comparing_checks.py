@@ -66,7 +66,8 @@ def _of_split(comparison: Comparison, corpus: Corpus, session: str, split: str) 
     elif not (lengths >= bins).any():
         yield f"none of its {np.count_nonzero(lengths)} {split} samples has the {bins} bins of context and horizon"
     else:
-        windows = read_windows(corpus, session, split, bins, comparison.scratch.model.dynamics.covariates)
+        names = comparison.scratch.model.dynamics.covariates
+        windows = read_windows(corpus, session, split, bins, names, forecast.stride_bins)
         scored = windows.signal_NTC[:, 0 if split == "train" else forecast.context_bins :]
         if corpus.modality == "spikes" and not scored.any():
             yield f"no spike in {'its' if split == 'train' else 'the horizons of its'} {split} windows"

@@ -97,7 +97,7 @@ def run(options: Any, console: Console) -> dict[str, Any]:
 
 def _forecast(options: Any) -> ForecastSection:
     values = dict(read_training(options.model).get("forecast", {}))
-    for name in ("context_bins", "horizon_bins", "samples"):
+    for name in ("context_bins", "horizon_bins", "stride_bins", "samples"):
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)
     return parse_settings(ForecastSection, values, "forecast settings")
@@ -121,6 +121,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--beside", nargs="+", default=[], help="NAME=MODEL_DIRECTORY: more models in the same table")
     parser.add_argument("--context-bins", type=int, default=None, help="default: as the model was trained for")
     parser.add_argument("--horizon-bins", type=int, default=None, help="default: as the model was trained for")
+    parser.add_argument(
+        "--stride-bins", type=int, default=None, help="from a forecast to the next in a sample; default: as trained for"
+    )
     parser.add_argument("--samples", type=int, default=None, help="samples a forecast; default: as trained for")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

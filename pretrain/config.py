@@ -277,12 +277,18 @@ class ForecastSection:
     """Bins that are read."""
     horizon_bins: int = 10
     """Bins after them that are forecast; together at most the longest sample."""
+    stride_bins: int | None = None
+    """Bins from one forecast to the next within a sample; null: both together, so that no bin is read twice. With
+    horizon_bins every bin behind the first context is forecast once: for long contexts in long recordings."""
     samples: int = 32
     """Rollouts of each context; the forecast rate is their mean."""
 
     def problems(self) -> list[str]:
         names = ("context_bins", "horizon_bins", "samples")
-        return [f"{name}: expected 1 or more" for name in names if getattr(self, name) < 1]
+        found = [f"{name}: expected 1 or more" for name in names if getattr(self, name) < 1]
+        if self.stride_bins is not None and self.stride_bins < 1:
+            found.append(f"stride_bins: expected null or at least 1, found {self.stride_bins}")
+        return found
 
 
 @settings

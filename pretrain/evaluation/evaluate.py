@@ -104,6 +104,7 @@ def evaluate(
         "samples": forecast.samples,
         "context_bins": forecast.context_bins,
         "horizon_bins": forecast.horizon_bins,
+        "stride_bins": forecast.stride_bins,
         "bin_s": corpus.bin_s,
         "covariates": {name: covariate.known for name, covariate in model.config.dynamics.covariates.items()},
         "forecast": forecasts,
@@ -175,7 +176,8 @@ def _fitted_inflation(
         progress(f"{session_id}, valid split")
         for name, heads in _heads(models).items():
             model = models[name]
-            windows = read_windows(corpus, session_id, "valid", bins, model.config.dynamics.covariates)
+            names = model.config.dynamics.covariates
+            windows = read_windows(corpus, session_id, "valid", bins, names, forecast.stride_bins)
             for row, head in heads.items():
                 made = latent_scores(model, head, session_id, windows, forecast, seed)
                 scores.setdefault(row, []).append(made)

@@ -12,7 +12,7 @@ BASELINES = ("train mean", "trailing mean", "earlier mean", "ridge", "ridge mix"
 "Methods without a network."
 NO_METHOD = ("floor", "ceiling", "null")
 "A row whose name holds one of these words is a bound, not a method; every other row of a table is a learned model."
-MUST_AGREE = ("data", "split", "context_bins", "horizon_bins", "bin_s", "modality")
+MUST_AGREE = ("data", "split", "context_bins", "horizon_bins", "stride_bins", "bin_s", "modality")
 "Settings under which scores can stand in one table."
 
 

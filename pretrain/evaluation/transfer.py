@@ -49,7 +49,8 @@ def forecast_value(
     model.registry.rows(entry)
     refuse_other_widths([entry], model.config.dynamics.covariate_columns)
     bins = context + forecast.horizon_bins
-    windows = read_windows(corpus, session_id, split, bins, model.config.dynamics.covariates)
+    names = model.config.dynamics.covariates
+    windows = read_windows(corpus, session_id, split, bins, names, forecast.stride_bins)
     made = [
         model.forecast(
             batch_of(model, session_id, windows, chunk, context), forecast.horizon_bins, forecast.samples, seed

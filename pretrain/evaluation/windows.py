@@ -1,4 +1,4 @@
-"""Evaluation windows of a data set: stretches of equal length, each read once, in order.
+"""Evaluation windows of a data set: stretches of equal length, in order.
 
 N windows, T bins, C units.
 """
@@ -55,13 +55,21 @@ class WindowsPast:
         return self.corpus.earlier(memory_bins).before(self.session_id, self.rows_N)
 
 
-def read_windows(corpus: Corpus, session_id: str, split: str, bins: int, covariates: Collection[str] = ()) -> Windows:
-    """Cut every sample of a split into consecutive windows of `bins` bins, from its start; a rest is left out.
+def read_windows(
+    corpus: Corpus,
+    session_id: str,
+    split: str,
+    bins: int,
+    covariates: Collection[str] = (),
+    stride_bins: int | None = None,
+) -> Windows:
+    """Cut every sample of a split into windows of `bins` bins, from its start; a rest is left out.
 
+    `stride_bins` apart within a sample; None: as long as they are, so that they do not overlap.
     `covariates` names those to cut along with the signal; one that the session lacks is left out. Raises ValueError
     when no sample is long enough.
     """
-    entry = corpus.session(session_id)
+    entry, stride = corpus.session(session_id), stride_bins or bins
     pieces: list[np.ndarray] = []
     cut_from: list[int] = []
     keys: list[str] = []
@@ -71,16 +79,16 @@ def read_windows(corpus: Corpus, session_id: str, split: str, bins: int, covaria
     rows = corpus.rows_of(session_id, split)
     for row in rows.tolist():
         sample = corpus.read(row, with_meta=False)
-        count = len(sample.signal_TC) // bins
+        count = max(0, (len(sample.signal_TC) - bins) // stride + 1)
         skipped += count == 0
         for number in range(count):
-            window = slice(number * bins, (number + 1) * bins)
+            window = slice(number * stride, number * stride + bins)
             pieces.append(sample.signal_TC[window])
             cut_from.append(row)
             for name, columns in wanted.items():
                 assert sample.covariates_TK is not None
                 cut[name].append(sample.covariates_TK[window, columns])
-            keys.append(sample.key if count == 1 else f"{sample.key}+{number * bins}")
+            keys.append(sample.key if count == 1 else f"{sample.key}+{number * stride}")
     if not len(rows):
         raise ValueError(
             f"session {session_id!r}: has no {split} samples (baselines need train and valid ones beside those of the "

@@ -158,5 +158,11 @@ def test_windows_carry_the_covariates_that_were_asked_for(corpus: Corpus) -> Non
     for window, start in enumerate(starts):
         np.testing.assert_array_equal(windows.covariates["wheel"][window], wheel(1)[start : start + 5])
         np.testing.assert_array_equal(windows.covariates["clock"][window, :, 0] % 1000, np.arange(start, start + 5) % 7)
+    overlapping = read_windows(corpus, "ant_s1", "test", 5, ["wheel"], stride_bins=3)
+    starts = [BINS * trial + cut for trial in range(2, TRIALS, 5) for cut in (0, 3, 6)]
+    assert len(overlapping.keys) == len(set(overlapping.keys)) == len(starts)
+    for window, start in enumerate(starts):
+        np.testing.assert_array_equal(overlapping.covariates["wheel"][window], wheel(1)[start : start + 5])
+        np.testing.assert_array_equal(windows.signal_NTC[0], overlapping.signal_NTC[0])
     assert read_windows(corpus, "bee_s1", "test", 5, ["wheel"]).covariates == {}
     assert read_windows(corpus, "ant_s1", "test", 5).covariates == {}

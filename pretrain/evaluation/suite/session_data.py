@@ -58,7 +58,9 @@ class SessionData:
     def windows(self, split: str) -> Windows:
         if split not in self._windows:
             covariates = self.corpus.session(self.session_id).covariates
-            self._windows[split] = read_windows(self.corpus, self.session_id, split, self.bins, covariates)
+            self._windows[split] = read_windows(
+                self.corpus, self.session_id, split, self.bins, covariates, self.forecast.stride_bins
+            )
         return self._windows[split]
 
     def trials(self, split: str) -> list[Trial]:
