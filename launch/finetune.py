@@ -55,10 +55,10 @@ def show(found: Preview, config: FinetuneConfig, console: Console) -> None:
         section = getattr(config, stage)
         moving = sum(group.parameters for group in groups)
         console.print(
-            f"{stage}: {section.steps:,} steps; {moving:,} parameters move, {found.frozen[stage]:,} stay as they are"
+            f"{stage}: {found.steps[stage]:,} steps; {moving:,} parameters move, {found.frozen[stage]:,} stay as they are"
         )
         for group in sorted(groups, key=lambda group: group.begins):
-            late = f", from step {group.begins * section.steps:.0f} on" if group.begins else ""
+            late = f", from step {group.begins * found.steps[stage]:.0f} on" if group.begins else ""
             rate = section.learning_rate * group.factor
             console.print(f"  {group.name}: {group.parameters:,}, learning rate {rate:.3g}{late}")
     for one in found.sessions:

@@ -6,8 +6,9 @@ get no gradient and are put back bit for bit at the end, unless replay trains th
 adaptation/modes.py, which also tells why the whitening stays as it was.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from neurochorus.data_shards.settings import settings, settings_to_dict
 from neurochorus.models import NeuralModel, load, read_training, save
-from neurochorus.pretrain.adaptation.enough_data import data_warnings
+from neurochorus.pretrain.adaptation.enough_data import data_warnings, windows_of
 from neurochorus.pretrain.adaptation.facts import BASE_WEIGHTS, adaptation_facts
 from neurochorus.pretrain.adaptation.low_rank import LoraSection, merged, refuse_idle_targets
 from neurochorus.pretrain.adaptation.modes import AdaptName, Mode
@@ -68,6 +69,9 @@ class FinetuneConfig:
     """Fitting of unit rows and session biases; with `adapt` of the encoder and decoder too."""
     dynamics: StageSection = StageSection(steps=200, learning_rate=5e-3)
     """Fitting of session and subject vectors; with `adapt` of the dynamics too."""
+    passes: float | None = None
+    """Most passes over the new sessions' train split in a stage, however many steps it has: little data are over-fitted
+    early, and the learning rate should have fallen by then. null: no limit."""
     start: StartSection = StartSection()
     """Where new rows begin, and the prior that holds them."""
     adapt: AdaptName = "rows"
@@ -91,6 +95,8 @@ class FinetuneConfig:
         found = []
         if self.run.init is not None:
             found.append("run.init: fine-tuning starts from the weights of `model`; set that")
+        if self.passes is not None and not self.passes > 0:
+            found.append(f"passes: expected null or a positive number, found {self.passes}")
         if not self.trunk_factor > 0:
             found.append(f"trunk_factor: expected a positive number, found {self.trunk_factor}")
         if self.replay is not None and self.adapt == "rows" and not self.replay.train_rows:
@@ -204,6 +210,8 @@ def prepare(config: FinetuneConfig) -> Prepared:
     data = TrainingData.open(run)
     refuse_other_recordings(model, data)
     refuse_known_sessions(model, data)
+    if config.passes is not None:
+        run = _within_passes(run, config.passes, sum(windows_of(run, data).values()))
     if config.replay is not None:
         data = ReplayedData.beside(data, config.replay, model.registry, run.data.bin_s)
     if config.adapt == "lora":
@@ -215,6 +223,16 @@ def prepare(config: FinetuneConfig) -> Prepared:
         free_old_rows(model)
     transfer_width(model, config.train.base_width, new=False)
     return Prepared(model, run, data, config.mode, old_state, base_weights, known, start)
+
+
+def _within_passes(run: RunConfig, passes: float, windows: int) -> RunConfig:
+    """The run with at most so many passes over `windows` train windows in each stage."""
+    most = max(1, math.ceil(passes * windows / run.train.global_batch))
+    return replace(
+        run,
+        autoencoder=replace(run.autoencoder, steps=min(run.autoencoder.steps, most)),
+        dynamics=replace(run.dynamics, steps=min(run.dynamics.steps, most)),
+    )
 
 
 def _start(model: NeuralModel, data: TrainingData, config: FinetuneConfig) -> RowStart | None:

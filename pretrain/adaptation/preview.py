@@ -37,6 +37,8 @@ class SessionData:
 class Preview:
     groups: dict[str, list[Group]]
     """Stage -> what moves in it; stages taken from elsewhere are left out."""
+    steps: dict[str, int]
+    """Stage -> steps, within the passes that are asked for."""
     frozen: dict[str, int]
     """Stage -> numbers that stay as they are."""
     sessions: list[SessionData]
@@ -54,6 +56,7 @@ def preview(config: FinetuneConfig) -> Preview:
     valid = WindowTable(data.corpus, "valid", run.data.window_bins)
     return Preview(
         {name: groups for name, (groups, _) in counted.items()},
+        {name: getattr(run, name).steps for name in stages},
         {name: frozen for name, (_, frozen) in counted.items()},
         [
             SessionData(
