@@ -55,7 +55,8 @@ def show(found: Preview, config: FinetuneConfig, console: Console) -> None:
         section = getattr(config, stage)
         moving = sum(group.parameters for group in groups)
         console.print(
-            f"{stage}: {found.steps[stage]:,} steps; {moving:,} parameters move, {found.frozen[stage]:,} stay as they are"
+            f"{stage}: {found.steps[stage]:,} steps; {moving:,} parameters move, {found.frozen[stage]:,} stay as they "
+            "are"
         )
         for group in sorted(groups, key=lambda group: group.begins):
             late = f", from step {group.begins * found.steps[stage]:.0f} on" if group.begins else ""

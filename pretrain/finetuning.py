@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from neurochorus.data_shards.settings import settings, settings_to_dict
-from neurochorus.models import NeuralModel, load, read_training, save
+from neurochorus.models import Autoencoder, NeuralModel, load, read_training, save
 from neurochorus.pretrain.adaptation.enough_data import data_warnings, windows_of
 from neurochorus.pretrain.adaptation.facts import BASE_WEIGHTS, adaptation_facts
 from neurochorus.pretrain.adaptation.low_rank import LoraSection, merged, refuse_idle_targets
@@ -49,6 +49,7 @@ from neurochorus.pretrain.config import (
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.fingerprint import BASIS, run_fingerprint, weights_hash
+from neurochorus.pretrain.optimizer import PACES, Pace
 from neurochorus.pretrain.pretraining import Trainer, resume_path, stages_of
 from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage
@@ -79,6 +80,9 @@ class FinetuneConfig:
     output downwards (unfreeze), or all of it (full)."""
     trunk_factor: float = 0.1
     """Learning rate of the trunk, or of its low-rank updates, as a share of that of the new rows."""
+    read_in_factor: float = 1.0
+    """Learning rate of the new read-in rows, as a share of that of the other new rows. There are many more of them than
+    of read-outs and rates, and they begin aligned: with little data, 0.1 fits a new animal much better than 1."""
     lora: LoraSection = LoraSection()
     unfreeze: UnfreezeSection = UnfreezeSection()
     replay: ReplaySection | None = None
@@ -97,8 +101,9 @@ class FinetuneConfig:
             found.append("run.init: fine-tuning starts from the weights of `model`; set that")
         if self.passes is not None and not self.passes > 0:
             found.append(f"passes: expected null or a positive number, found {self.passes}")
-        if not self.trunk_factor > 0:
-            found.append(f"trunk_factor: expected a positive number, found {self.trunk_factor}")
+        for name in ("trunk_factor", "read_in_factor"):
+            if not getattr(self, name) > 0:
+                found.append(f"{name}: expected a positive number, found {getattr(self, name)}")
         if self.replay is not None and self.adapt == "rows" and not self.replay.train_rows:
             found.append(
                 "replay: with adapt rows nothing that old sessions read is trained: set replay to null, adapt to lora, "
@@ -117,6 +122,8 @@ class FinetuneConfig:
             "start": settings_to_dict(self.start),
             "adapt": None if self.adapt == "rows" else {"mode": self.adapt, **self.mode.numbers()},
             "replay": replay and {name: value for name, value in replay.items() if name != "path"},
+            "passes": self.passes,
+            "read_in_factor": None if self.read_in_factor == 1 else self.read_in_factor,
             "stop": None if self.stop is None else settings_to_dict(self.stop),
         }
         return {name: value for name, value in chosen.items() if value is not None}
@@ -132,6 +139,7 @@ class Prepared:
     mode: Mode
     old_state: State
     base_weights: str
+    read_in_factor: float
     known: int
     """Sessions that the model knew before."""
     start: RowStart | None
@@ -142,6 +150,8 @@ class Prepared:
         make = {"autoencoder": autoencoder_stage, "dynamics": dynamics_stage}[name]
         stage = make(self.model, self.run.train.precision)
         self.mode.apply(stage.trained, stage.name)
+        if isinstance(stage.trained, Autoencoder):
+            setattr(stage.trained.read_in_rows, PACES, {"weight": Pace(self.read_in_factor)})
         return stage
 
 
@@ -222,7 +232,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
     if config.replay is not None and config.replay.train_rows:
         free_old_rows(model)
     transfer_width(model, config.train.base_width, new=False)
-    return Prepared(model, run, data, config.mode, old_state, base_weights, known, start)
+    return Prepared(model, run, data, config.mode, old_state, base_weights, config.read_in_factor, known, start)
 
 
 def _within_passes(run: RunConfig, passes: float, windows: int) -> RunConfig:
