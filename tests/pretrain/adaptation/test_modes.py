@@ -76,7 +76,7 @@ def test_depth_counts_from_the_output(options: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("adapt", "moves"), [("rows", False), ("lora", False), ("unfreeze", True), ("full", True)])
 def test_what_moves_and_how_fast(base: Path, adapt: str, moves: bool) -> None:
-    config = tuning(base, adapt=adapt, trunk_factor=0.2, unfreeze={"begins": [0.0, 0.25]})
+    config = tuning(base, adapt=adapt, trunk_factor=0.2, read_in_factor=0.3, unfreeze={"begins": [0.0, 0.25]})
     prepared = prepare(config)
     for name in ("autoencoder", "dynamics"):
         part = prepared.stage(name).trained
@@ -87,7 +87,7 @@ def test_what_moves_and_how_fast(base: Path, adapt: str, moves: bool) -> None:
             group = of.get(id(parameter))
             if id(parameter) in tables:
                 assert group is not None
-                assert (group["factor"], group["begins"]) == (1.0, 0.0)
+                assert (group["factor"], group["begins"]) == (0.3 if own.startswith("read_in") else 1.0, 0.0)
                 assert tables[id(parameter)].frozen_rows == len(parameter) - (
                     6 if "_rows" in own or "offs" in own else 1
                 )
@@ -102,6 +102,18 @@ def test_what_moves_and_how_fast(base: Path, adapt: str, moves: bool) -> None:
             else:
                 depth = depths(part)[own]
                 assert (None if group is None else group["begins"]) == {0: 0.0, 1: 0.25}.get(depth), own
+
+
+def test_passes_bound_the_steps_by_the_data(base: Path) -> None:
+    steps = {"autoencoder": {"steps": 1000}, "dynamics": {"steps": 3}}
+    whole = preview(tuning(base, **steps))
+    windows = whole.sessions[0].train_windows
+    assert whole.steps == {"autoencoder": 1000, "dynamics": 3}
+    bounded = preview(tuning(base, passes=5, **steps)).steps  # batches of 8
+    assert bounded == {"autoencoder": -(-5 * windows // 8), "dynamics": 3}
+    assert preview(tuning(base, passes=0.001, **steps)).steps == {"autoencoder": 1, "dynamics": 1}
+    section = prepare(tuning(base, passes=5, **steps)).run.autoencoder  # what the learning rate falls over
+    assert section.steps == bounded["autoencoder"]
 
 
 def test_a_group_that_has_not_begun_stays_to_the_bit_whatever_the_decay(base: Path) -> None:

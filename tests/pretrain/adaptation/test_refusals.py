@@ -77,6 +77,8 @@ def test_settings_that_make_no_sense_are_all_named(base: Path) -> None:
         tuning(
             base,
             trunk_factor=0.0,
+            read_in_factor=-1.0,
+            passes=0,
             lora={"rank": 0},
             unfreeze={"begins": [0.5, 0.2]},
             replay={"path": "x", "share": 1.5},
@@ -84,6 +86,8 @@ def test_settings_that_make_no_sense_are_all_named(base: Path) -> None:
         )
     for words in (
         "trunk_factor: expected a positive number",
+        "read_in_factor: expected a positive number, found -1.0",
+        "passes: expected null or a positive number, found 0",
         "lora.rank: expected 1 or more",
         "unfreeze.begins: [0.5, 0.2]: a group cannot begin before",
         "replay.share: expected a number between 0 and 1, found 1.5",
