@@ -100,7 +100,7 @@ def gains_markdown(gains: Mapping[str, Any], subjects: Mapping[str, str]) -> str
         if any(session in one["gain"] for one in gains["by_fraction"].values())
     }
     for session in sorted(mean, key=lambda name: -mean[name]):
-        known = ["" if value is None else f"{value:.3g}" for value in gains["facts"][session].values()]
+        known = ["" if value is None else _shown(value) for value in gains["facts"][session].values()]
         values = [one["gain"].get(session) for one in gains["by_fraction"].values()]
         cells = [*known, *("" if value is None else f"{value:+.4f}" for value in values)]
         lines.append(f"| {session} | {subjects[session]} | " + " | ".join(cells) + " |")
@@ -109,3 +109,7 @@ def gains_markdown(gains: Mapping[str, Any], subjects: Mapping[str, str]) -> str
         cells = [""] * len(FACTS) + ["" if value is None else f"{value:+.2f}" for value in found]
         lines.append(f"| *rank correlation with {meaning}* | | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -71,12 +71,11 @@ def _endings(endings: Sequence[Mapping[str, Any]], stop: Mapping[str, Any] | Non
         parts = []
         for stage in dict.fromkeys(one["stage"] for one in endings if one["arm"] == arm):
             own = [one for one in endings if (one["arm"], one["stage"]) == (arm, stage)]
-            kept, steps = sorted(one["best_step"] for one in own), own[0]["steps"]
-            shown = f"{kept[0]}" if kept[0] == kept[-1] else f"{kept[0]} to {kept[-1]}"
+            kept, steps = (_range([one[key] for one in own]) for key in ("best_step", "steps"))
             early = sum(one["stopped_at"] is not None for one in own)
             last = sum(one["best_step"] == one["steps"] for one in own)
             part = (
-                f"{stage} kept step {shown} of {steps}; {early} of {len(own)} stopped early, the others ran to the end"
+                f"{stage} kept step {kept} of {steps}; {early} of {len(own)} stopped early, the others ran to the end"
             )
             parts.append(part + (f" ({last} were best at their last step)" if last else ""))
         lines.append(f"- {arm}: {'. '.join(parts)}")
@@ -93,5 +92,11 @@ def _percent(share: float) -> str:
 
 
 def _trials(by_session: Mapping[str, int]) -> str:
-    counts = sorted(by_session.values())
-    return "" if not counts else str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    return _range(list(by_session.values()))
+
+
+def _range(counts: Sequence[int]) -> str:
+    if not counts:
+        return ""
+    least, most = min(counts), max(counts)
+    return str(least) if least == most else f"{least} to {most}"

@@ -96,4 +96,6 @@ def test_gains_are_of_the_best_arms_and_correlate_with_what_sets_sessions_apart(
     lines = gains_markdown(gains, {"a": "ann", "b": "ann", "c": "ben"}).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| b", "| a", "| c"]
     assert lines[2].endswith("+0.0500 |")
+    facts["b"]["units"] = 1234.0
+    assert "| b | ann | 1,234 | 1 |" in gains_markdown(transfer_gains(arms, [0.5], facts), dict.fromkeys("abc", "ann"))
     assert gains_markdown({"facts": {}, "by_fraction": {}}, {}) == ""

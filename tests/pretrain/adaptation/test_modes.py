@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_what_moves_and_how_fast(base: Path, adapt: str, moves: bool) -> None:
 
 
 def test_passes_bound_the_steps_by_the_data(base: Path) -> None:
-    steps = {"autoencoder": {"steps": 1000}, "dynamics": {"steps": 3}}
+    steps: dict[str, Any] = {"autoencoder": {"steps": 1000}, "dynamics": {"steps": 3}}
     whole = preview(tuning(base, **steps))
     windows = whole.sessions[0].train_windows
     assert whole.steps == {"autoencoder": 1000, "dynamics": 3}
