@@ -1,12 +1,13 @@
 """leave_one_out.py: who is left out, what is refused, and what is run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from neurochorus.data_shards.writer import write_dataset
-from neurochorus.launch.leave_one_out import _comparison, _parser, _pretraining, find_targets
+from neurochorus.launch.leave_one_out import _comparison, _parser, _pretraining, find_targets, main
 from tests.pretrain.adaptation.small_runs import driven_recording
 
 
@@ -59,3 +60,56 @@ def test_the_commands(values: dict[str, Any], tmp_path: Path) -> None:
     assert second[-2:] == ["--set", "stop.every=9"]
     assert second[second.index("--seeds") + 1] == "3"
     assert "--tuned" not in second
+
+
+PRETRAINING = """
+run: {dir: unused}
+data: {path: unused, workers: 0}
+model:
+  head: gaussian
+  autoencoder: {latents: 3, encoder: {width: 8, blocks: 1, heads: 2}, future_weights: {2: 1.0}}
+  dynamics: {transformer: {width: 8, blocks: 1, heads: 2}}
+autoencoder: {steps: 6}
+dynamics: {steps: 4}
+train: {global_batch: 8, micro_batch: 4}
+forecast: {context_bins: 6, horizon_bins: 4, samples: 2}
+wandb: {mode: disabled}
+"""
+FINETUNING = """
+autoencoder: {steps: 9}
+dynamics: {steps: 3}
+passes: 1
+read_in_factor: 0.1
+stop: {every: 2, patience: 1, batches: 2}
+train: {global_batch: 8, micro_batch: 4}
+data: {workers: 0}
+wandb: {mode: disabled}
+"""
+
+
+@pytest.mark.slow
+def test_the_whole_command_and_going_on_with_it(
+    values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(PRETRAINING)
+    (tmp_path / "f.yaml").write_text(FINETUNING)
+    out = tmp_path / "out"
+    subjects = [target.subject for target in find_targets(values, None, out, "test")[1]][:2]
+    words = ["--config", str(tmp_path / "c.yaml"), "--finetune", str(tmp_path / "f.yaml"), "--out", str(out)]
+    words += ["--data", values["data"]["path"], "--subjects", *subjects, "--fractions", "1", "--seeds", "0"]
+    words += ["--arms", "rows", "--tuned", "4:1:2:0.5"]
+    assert main(words) == 0
+    first = capfd.readouterr().out
+    results = json.loads((out / "transfer.json").read_text())
+    sessions = set(results["gains"]["facts"])
+    assert all(set(by_fraction["1"]) == sessions for by_fraction in results["arms"].values())
+    assert set(results["model"]) == set(subjects)
+    assert (out / "transfer.png").stat().st_size > 0
+    assert (out / "transfer.md").read_text() in first
+    # pretraining, rows, jointly, tuned, and one a session
+    assert first.count("% of the data, seed 0") == 3 * len(subjects) + len(sessions)
+    assert main(words) == 0
+    again = capfd.readouterr().out
+    assert "seed 0:" not in again
+    assert "pretraining without" not in again
+    assert json.loads((out / "transfer.json").read_text())["arms"] == results["arms"]
