@@ -373,5 +373,5 @@ def test_the_whole_command_and_going_on_with_it(
     scratch = read_training(out / "fraction0.5" / "seed1" / "scratch-c1" / "export")
     assert (scratch["sessions"], scratch["fraction"], scratch["autoencoder"]["steps"]) == (["c1"], 0.5, 8)
     capsys.readouterr()
-    assert finetune.main([*words, "--set", "autoencoder.steps=8"]) == 1
+    assert finetune.main([*words, "--fractions", "1", "--set", "autoencoder.steps=8"]) == 1
     assert "made with other settings (finetune)" in capsys.readouterr().err
