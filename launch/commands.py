@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -37,6 +38,27 @@ def deepspeed(ranks: int, port: int, script: str, *arguments: str) -> list[str]:
     """Command line that starts one of the scripts on `ranks` ranks of this machine."""
     launcher = Path(sys.executable).with_name("deepspeed")
     return [str(launcher), "--num_gpus", str(ranks), "--master_port", str(port), str(HERE / script), *arguments]
+
+
+def on_ranks(ranks: int, port: int, script: str, *arguments: str) -> list[str]:
+    """Command line of a training: without a launcher on one rank, else by DeepSpeed's, whose ranks meet at `port`."""
+    return python(script, *arguments) if ranks == 1 else deepspeed(ranks, port, script, *arguments)
+
+
+def next_free_port(port: int) -> int:
+    """The first port from `port` on that nothing on this machine is bound to."""
+    while not _is_free(port):
+        port += 1
+    return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        try:
+            one.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def run(command: Sequence[str], title: str, log: Path | None = None) -> float:

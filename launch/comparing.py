@@ -28,7 +28,6 @@ from neurochorus.launch.comparing_parts import (
 )
 from neurochorus.models import load, read_training
 from neurochorus.pretrain.evaluation.output_file import write_whole
-from neurochorus.pretrain.evaluation.picture_style import png_bytes
 from neurochorus.pretrain.evaluation.transfer import (
     baseline_values,
     forecast_value,
@@ -37,7 +36,7 @@ from neurochorus.pretrain.evaluation.transfer import (
     over_seeds,
     transfer_results,
 )
-from neurochorus.pretrain.evaluation.transfer_picture import transfer_picture
+from neurochorus.pretrain.evaluation.transfer_file import write_transfer
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 from neurochorus.pretrain.finetuning import FinetuneConfig
 from neurochorus.pretrain.fingerprint import weights_hash
@@ -60,12 +59,7 @@ def compare(options: Any, values: Mapping[str, Any]) -> int:
         results = run(comparison, corpus, options.jobs)
         out = comparison.out
         text = transfer_markdown(results)
-        for name, content in (
-            ("transfer.json", (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()),
-            ("transfer.md", text.encode()),
-            ("transfer.png", png_bytes(transfer_picture(results))),
-        ):
-            write_whole(out / name, lambda file, content=content: file.write(content))
+        write_transfer(out, results, text)
     except (CommandFailed, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,7 +6,6 @@ rule. Adaptations have their own steps, trainings from nothing those of the run 
 
 import json
 import re
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 
 from neurochorus.data_shards.settings import parse_settings, settings_to_dict
-from neurochorus.launch.commands import Part, deepspeed, python
+from neurochorus.launch.commands import Part, next_free_port, on_ranks
 from neurochorus.models import TransformerConfig
 from neurochorus.models.model import ModelConfig
 from neurochorus.pretrain.config import RunConfig, TrainSection
@@ -181,30 +180,15 @@ class Comparison:
         words = ["--config", str(file)]
         if script == "finetune.py":
             words += ["--model", self.finetune.model, "--data", *self.finetune.data.paths, "--out", str(folder)]
-        if self.ranks == 1:
-            command = python(script, *words)
-        else:
-            command = deepspeed(self.ranks, self._port(folder), script, *words)
+        command = on_ranks(self.ranks, self._port(folder), script, *words)
         title = f"{100 * fraction:g} % of the data, seed {seed}: {name}"
         return Part(title, command, folder / "export" / "config.json", self.out / "logs" / f"{file.stem}.txt")
 
     def _port(self, folder: Path) -> int:
         """Where the ranks of a training meet: each has a port of its own, the next one that is free."""
         if folder not in self._ports:
-            port = 1 + max(self._ports.values(), default=FIRST_PORT - 1)
-            while not _is_free(port):
-                port += 1
-            self._ports[folder] = port
+            self._ports[folder] = next_free_port(1 + max(self._ports.values(), default=FIRST_PORT - 1))
         return self._ports[folder]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as one:
-        try:
-            one.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def _that_move_results(settings: Mapping[str, Any]) -> dict[str, Any]:

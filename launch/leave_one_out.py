@@ -26,17 +26,15 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import SessionEntry, select_sessions
 from neurochorus.data_shards.naming import check_identifier, nearest_hint
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
-from neurochorus.launch.commands import CommandFailed, Part, deepspeed, python, run, run_all
+from neurochorus.launch.commands import CommandFailed, Part, next_free_port, on_ranks, python, run, run_all
 from neurochorus.launch.options import add_comparing_arms, command_parser
 from neurochorus.pretrain.config import RunConfig
-from neurochorus.pretrain.evaluation.output_file import write_whole
-from neurochorus.pretrain.evaluation.picture_style import png_bytes
+from neurochorus.pretrain.evaluation.transfer_file import write_transfer
 from neurochorus.pretrain.evaluation.transfer_gains import gains_markdown, session_facts, transfer_gains
-from neurochorus.pretrain.evaluation.transfer_picture import transfer_picture
 from neurochorus.pretrain.evaluation.transfer_pooling import pooled_transfer
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 
-PORT = 29551
+FIRST_PORT = 29551
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         values = apply_overrides(read_values(options.config), [f"data.path={json.dumps(options.data)}", *options.set])
         corpus, targets = find_targets(values, options.subjects, Path(options.out), options.config)
+        port, pretrainings = FIRST_PORT - 1, []
         for target in targets:
             target.folder.mkdir(parents=True, exist_ok=True)
-        pretrainings = [_pretraining(options, target, place) for place, target in enumerate(targets)]
+            port = next_free_port(port + 1)
+            pretrainings.append(_pretraining(options, target, port))
         run_all([part for part in pretrainings if not part.product.exists()], options.jobs)
         for target in targets:
             run(_comparison(options, target), f"{target.subject}: adapted, and from nothing")
@@ -119,22 +119,14 @@ def report(corpus: Corpus, targets: Sequence[Target], out: Path) -> str:
     pooled["gains"] = transfer_gains(pooled["arms"], pooled["fractions"], facts)
     subjects = {session: target.subject for target in targets for session in target.sessions}
     text = f"{transfer_markdown(pooled)}\n{gains_markdown(pooled['gains'], subjects)}"
-    for name, content in (
-        ("transfer.json", (json.dumps(pooled, indent=1, allow_nan=False) + "\n").encode()),
-        ("transfer.md", text.encode()),
-        ("transfer.png", png_bytes(transfer_picture(pooled))),
-    ):
-        write_whole(out / name, lambda file, content=content: file.write(content))
+    write_transfer(out, pooled, text)
     return text
 
 
-def _pretraining(options: Any, target: Target, place: int) -> Part:
+def _pretraining(options: Any, target: Target, port: int) -> Part:
     words = ["--config", options.config, *options.set, f"data.path={json.dumps(options.data)}"]
     words += [f"data.sessions={json.dumps(target.sources)}", "data.exclude=[]", f"run.dir={target.folder / 'pretrain'}"]
-    if options.ranks == 1:
-        command = python("pretrain.py", *words)
-    else:
-        command = deepspeed(options.ranks, PORT + place, "pretrain.py", *words)
+    command = on_ranks(options.ranks, port, "pretrain.py", *words)
     title = f"pretraining without {target.subject}"
     return Part(title, command, target.model, target.folder / "pretrain.txt")
 

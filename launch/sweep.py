@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neurochorus.data_shards.settings import read_settings
-from neurochorus.launch.commands import CommandFailed, deepspeed, python, run
+from neurochorus.launch.commands import CommandFailed, on_ranks, run
 from neurochorus.launch.options import command_parser
 from neurochorus.launch.sweep_points import Point, Score, grid_points, score_of
 from neurochorus.pretrain.config import RunConfig
@@ -69,9 +69,7 @@ def _train(options: Namespace, number: int, point: Point) -> bool:
 
 def _command(options: Namespace, point: Point, number: int) -> list[str]:
     settings = ["--config", options.config, *options.overrides, *point.overrides]
-    if options.ranks == 1:
-        return python("pretrain.py", *settings)
-    return deepspeed(options.ranks, FIRST_PORT + number, "pretrain.py", *settings)
+    return on_ranks(options.ranks, FIRST_PORT + number, "pretrain.py", *settings)
 
 
 def _show(points: Sequence[Point], out: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from neurochorus.data_shards.settings import settings, settings_to_dict
-from neurochorus.models import Autoencoder, NeuralModel, load, read_training, save
+from neurochorus.models import NeuralModel, load, read_training, save
 from neurochorus.pretrain.adaptation.enough_data import data_warnings, windows_of
 from neurochorus.pretrain.adaptation.facts import BASE_WEIGHTS, adaptation_facts
 from neurochorus.pretrain.adaptation.low_rank import LoraSection, merged, refuse_idle_targets
@@ -49,7 +49,6 @@ from neurochorus.pretrain.config import (
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.fingerprint import BASIS, run_fingerprint, weights_hash
-from neurochorus.pretrain.optimizer import PACES, Pace
 from neurochorus.pretrain.pretraining import Trainer, resume_path, stages_of
 from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage
@@ -113,7 +112,7 @@ class FinetuneConfig:
 
     @property
     def mode(self) -> Mode:
-        return Mode(self.adapt, self.trunk_factor, self.lora, self.unfreeze, self.run.seed)
+        return Mode(self.adapt, self.trunk_factor, self.lora, self.unfreeze, self.run.seed, self.read_in_factor)
 
     def further(self) -> dict[str, Any]:
         """Settings that a continued run must share with its checkpoints, beside those of a pretraining run."""
@@ -139,7 +138,6 @@ class Prepared:
     mode: Mode
     old_state: State
     base_weights: str
-    read_in_factor: float
     known: int
     """Sessions that the model knew before."""
     start: RowStart | None
@@ -150,8 +148,6 @@ class Prepared:
         make = {"autoencoder": autoencoder_stage, "dynamics": dynamics_stage}[name]
         stage = make(self.model, self.run.train.precision)
         self.mode.apply(stage.trained, stage.name)
-        if isinstance(stage.trained, Autoencoder):
-            setattr(stage.trained.read_in_rows, PACES, {"weight": Pace(self.read_in_factor)})
         return stage
 
 
@@ -232,7 +228,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
     if config.replay is not None and config.replay.train_rows:
         free_old_rows(model)
     transfer_width(model, config.train.base_width, new=False)
-    return Prepared(model, run, data, config.mode, old_state, base_weights, config.read_in_factor, known, start)
+    return Prepared(model, run, data, config.mode, old_state, base_weights, known, start)
 
 
 def _within_passes(run: RunConfig, passes: float, windows: int) -> RunConfig:

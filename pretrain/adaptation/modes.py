@@ -5,7 +5,8 @@
     unfreeze   these, and the trunk from its output downwards (unfreezing.py)
     full       these, and the whole trunk
 
-The trunk is all that is no row of a table: it moves at `trunk_factor` times the learning rate of the new rows. Old rows
+The trunk is all that is no row of a table: it moves at `trunk_factor` times the learning rate of the new rows, read-in
+rows among these at `read_in_factor` times it. Old rows
 stay as they are in every mode, unless replay trains on them.
 
 The whitening and the sd of increments stay those of the pretraining, also where stage 1 moves the encoder: they are the
@@ -19,6 +20,7 @@ from typing import Literal
 
 from torch import nn
 
+from neurochorus.models import Autoencoder
 from neurochorus.pretrain.adaptation.low_rank import LoraSection, add_low_rank
 from neurochorus.pretrain.adaptation.old_rows import tables_of
 from neurochorus.pretrain.adaptation.unfreezing import UnfreezeSection, beginnings
@@ -37,6 +39,7 @@ class Mode:
     lora: LoraSection
     unfreeze: UnfreezeSection
     seed: int
+    read_in_factor: float = 1.0
 
     def apply(self, part: nn.Module, stage: StageName) -> None:
         """Let the parameters of the mode move in a part, the copy of a model's that is about to be trained."""
@@ -51,6 +54,8 @@ class Mode:
                 _release(part, beginnings(part, UnfreezeSection(last=0.0)), self.trunk_factor)
             case _:
                 raise ValueError(f"adapt {self.name!r} is unknown; valid: rows, lora, unfreeze, full")
+        if isinstance(part, Autoencoder):
+            setattr(part.read_in_rows, PACES, {"weight": Pace(self.read_in_factor)})
 
     def numbers(self) -> dict[str, object]:
         """What a model card says of the mode."""

@@ -96,7 +96,9 @@ def transfer_results(
     A value that is not defined, as bits a spike without spikes, is None there. `reaches` tells with what share of the
     data an adaptation is as good as the best training from scratch is on the largest share: `reaches_what`.
     """
-    target = best_from_scratch(arms, fractions)
+    most = max(fractions)
+    best = best_arm(arms, most, from_scratch=True)
+    target = None if best is None else {"arm": best[0], "fraction": most, "value": best[1]}
     return {
         "metric": metric,
         "definition": f"{DEFINITIONS[metric]} Forecast of the test split; a fraction is the share of each target "
@@ -130,15 +132,14 @@ def transfer_results(
     }
 
 
-def best_from_scratch(arms: ByArm, fractions: Sequence[float]) -> dict[str, Any] | None:
-    """The training from scratch with the best mean on the largest of the fractions, and that mean; None without one."""
-    most = max(fractions)
-    means = {arm: _means(by_fraction, [most])[0] for arm, by_fraction in arms.items() if arm.startswith(SCRATCH)}
-    known = {arm: mean for arm, mean in means.items() if mean is not None}
-    if not known:
-        return None
-    best = max(known, key=known.__getitem__)
-    return {"arm": best, "fraction": most, "value": known[best]}
+def best_arm(arms: ByArm, fraction: float, from_scratch: bool) -> tuple[str, float] | None:
+    """Of the trainings from scratch, or of the adaptations, the one with the best mean at a fraction, and that mean."""
+    known = {
+        arm: mean
+        for arm, by_fraction in arms.items()
+        if arm.startswith(SCRATCH) == from_scratch and (mean := _means(by_fraction, [fraction])[0]) is not None
+    }
+    return max(known.items(), key=lambda one: one[1]) if known else None
 
 
 def _or_none(value: float | None) -> float | None:

@@ -1,6 +1,7 @@
-"""transfer.json of launch/finetune.py --compare, read back and checked: scores against the amount of target data."""
+"""The files of launch/finetune.py --compare: written, and transfer.json read back and checked."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from neurochorus.pretrain.evaluation.json_fields import as_list, as_number, as_numbers, as_object, need
+from neurochorus.pretrain.evaluation.output_file import write_whole
 from neurochorus.pretrain.evaluation.paired_comparisons import PairedComparison, read_comparisons
+from neurochorus.pretrain.evaluation.picture_style import png_bytes
+from neurochorus.pretrain.evaluation.transfer_picture import transfer_picture
 
 Scores = dict[str, dict[str, np.ndarray]]
 "Fraction text -> session -> value of each seed; NaN where undefined."
@@ -38,6 +42,16 @@ class Transfer:
                 for session in values
             )
         )
+
+
+def write_transfer(folder: Path, results: Mapping[str, Any], text: str) -> None:
+    """Write transfer.json and transfer.png of the results, and transfer.md."""
+    for name, content in (
+        ("transfer.json", (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()),
+        ("transfer.md", text.encode()),
+        ("transfer.png", png_bytes(transfer_picture(results))),
+    ):
+        write_whole(folder / name, lambda file, content=content: file.write(content))
 
 
 def read_transfer(path: Path) -> Transfer:

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from neurochorus.data_shards.manifest import SessionEntry
-from neurochorus.pretrain.evaluation.transfer import SCRATCH, ByArm, fraction_text, over_seeds, summary
+from neurochorus.data_shards.registry import regions_of
+from neurochorus.pretrain.evaluation.transfer import ByArm, best_arm, fraction_text, over_seeds
 
 FACTS = {
     "units": "units",
@@ -23,18 +24,14 @@ def session_facts(entry: SessionEntry, sources: Sequence[SessionEntry]) -> dict[
 
     The share of known regions is None where units have no region.
     """
-    known = {region for source in sources for region in _regions(source) if region}
-    own = [region for region in _regions(entry) if region]
+    known = {region for source in sources for region in regions_of(source) or [] if region}
+    own = [region for region in regions_of(entry) or [] if region]
     return {
         "units": float(len(entry.units)),
         "rate": float(np.mean(entry.unit_mean)) / entry.bin_s,
         "train bins": float(entry.train_bins),
         "known regions": sum(region in known for region in own) / len(own) if own else None,
     }
-
-
-def _regions(entry: SessionEntry) -> list[str]:
-    return [str(unit.get("region") or "") for unit in entry.units]
 
 
 def transfer_gains(
@@ -50,10 +47,10 @@ def transfer_gains(
     for fraction in fractions:
         text = fraction_text(fraction)
         rows = {arm: over_seeds(scores.get(text, {})) for arm, scores in arms.items()}
-        adapted = _best({arm: row for arm, row in rows.items() if not arm.startswith(SCRATCH)})
-        scratch = _best({arm: row for arm, row in rows.items() if arm.startswith(SCRATCH)})
-        if adapted is None or scratch is None:
+        best = [best_arm(arms, fraction, from_scratch) for from_scratch in (False, True)]
+        if best[0] is None or best[1] is None:
             continue
+        adapted, scratch = best[0][0], best[1][0]
         gain = {
             session: one - other
             for session, one in rows[adapted].items()
@@ -66,11 +63,6 @@ def transfer_gains(
             "rank_correlations": {name: _correlation(gain, facts, name) for name in FACTS},
         }
     return {"facts": {session: dict(known) for session, known in facts.items()}, "by_fraction": by_fraction}
-
-
-def _best(rows: Mapping[str, Mapping[str, float | None]]) -> str | None:
-    means = {arm: found[0] for arm, row in rows.items() if (found := summary(row)) is not None}
-    return max(means, key=means.__getitem__) if means else None
 
 
 def _correlation(gain: Mapping[str, float], facts: Mapping[str, Mapping[str, float | None]], name: str) -> float | None:
