@@ -28,15 +28,9 @@ from neurochorus.launch.comparing_parts import (
 )
 from neurochorus.models import load, read_training
 from neurochorus.pretrain.evaluation.output_file import write_whole
-from neurochorus.pretrain.evaluation.transfer import (
-    baseline_values,
-    forecast_value,
-    fraction_text,
-    metric_of,
-    over_seeds,
-    transfer_results,
-)
+from neurochorus.pretrain.evaluation.transfer import fraction_text, over_seeds, transfer_results
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
+from neurochorus.pretrain.evaluation.transfer_measures import FORECAST, measure_called, transfer_name
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 from neurochorus.pretrain.finetuning import FinetuneConfig
 from neurochorus.pretrain.fingerprint import weights_hash
@@ -57,13 +51,12 @@ def compare(options: Any, values: Mapping[str, Any]) -> int:
         print(f"stop: every arm is scored every {stop.every} steps, and ends after {stop.patience} without a new best")
         _keep_to_settings(comparison)
         results = run(comparison, corpus, options.jobs)
-        out = comparison.out
-        text = transfer_markdown(results)
-        write_transfer(out, results, text)
+        text, name = transfer_markdown(results), transfer_name(comparison.measure.name)
+        write_transfer(comparison.out, name, results, text)
     except (CommandFailed, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"\n{text}\ntransfer: {out / 'transfer.json'}, transfer.md, transfer.png")
+    print(f"\n{text}\ntransfer: {comparison.out / name}.json, {name}.md, {name}.png")
     return 0
 
 
@@ -95,6 +88,13 @@ def prepare(options: Any, values: Mapping[str, Any]) -> tuple[Comparison, Corpus
         sizes=tuple(sizes),
         ranks=options.ranks,
         out=Path(options.out),
+        measure=measure_called(
+            options.measure,
+            corpus,
+            scratch.forecast,
+            scratch.model.autoencoder.earlier_memory_bins,
+            scratch.model.autoencoder.causal,
+        ),
         weights=weights_hash(load(finetune.model)),
         data=corpus.hash(),
         covariates={session: frozenset(corpus.session(session).covariates) for session in sessions},
@@ -152,8 +152,9 @@ def run(comparison: Comparison, corpus: Corpus, jobs: int) -> dict[str, Any]:
         "endings": endings,
     }
     ordered = {arm: arms[arm] for arm in sorted(arms, key=[*_names(comparison)].index)}
+    measure = {key: getattr(comparison.measure, key) for key in ("metric", "title", "definition")}
     return transfer_results(
-        metric_of(corpus), comparison.fractions, comparison.seeds, ordered, trials, averaged, command=sys.argv, **facts
+        measure, comparison.fractions, comparison.seeds, ordered, trials, averaged, command=sys.argv, **facts
     )
 
 
@@ -221,7 +222,7 @@ def _candidates(comparison: Comparison, fraction: float, seed: int) -> list[Part
 
 
 def _choose(comparison: Comparison, corpus: Corpus, fraction: float, jobs: int) -> dict[str, Any]:
-    """The size that forecasts the valid split best with the first seed; it is then trained with the others."""
+    """The size that does best on the valid split with the first seed; it is then trained with the others."""
     first = comparison.seeds[0]
     thin = thinned(comparison, corpus, fraction, first)
     valid = {}
@@ -241,12 +242,13 @@ def _train(parts: Sequence[Part], jobs: int) -> None:
 def _measured(
     comparison: Comparison, corpus: Corpus, part: Part, sessions: Sequence[str], split: str
 ) -> dict[str, float]:
-    """Forecast of each session by the model of a part, kept beside it."""
-    file = part.product.parent.parent / f"forecast-{split}.json"
+    """The measure of each session by the model of a part, kept beside it."""
+    measure = comparison.measure
+    file = part.product.parent.parent / f"{measure.name}-{split}.json"
     if file.exists():
         return json.loads(file.read_text())
-    model, forecast = load(part.product.parent), comparison.scratch.forecast
-    made = {session: float(forecast_value(model, corpus, session, split, forecast)) for session in sessions}
+    model = load(part.product.parent)
+    made = {session: float(measure.value(model, corpus, session, split)) for session in sessions}
     write_whole(file, lambda handle: handle.write(json.dumps(made).encode()))
     return made
 
@@ -260,11 +262,12 @@ def _endings(part: Part, **where: Any) -> Iterator[dict[str, Any]]:
 
 
 def _baselines(comparison: Comparison, corpus: Corpus, fraction: float, seed: int, session: str) -> dict[str, float]:
-    memory = comparison.scratch.model.autoencoder.earlier_memory_bins
-    name = f"baselines-{session}" + ("" if memory is None else f"-memory-{memory:g}")
+    measure, memory = comparison.measure, comparison.scratch.model.autoencoder.earlier_memory_bins
+    name = "baselines" if measure.name == FORECAST else f"baselines-{measure.name}"
+    name += f"-{session}" + ("" if memory is None else f"-memory-{memory:g}")
     file = comparison.folder(fraction, seed, f"{name}.json")
     if file.exists():
         return json.loads(file.read_text())
-    made = baseline_values(corpus, session, "test", comparison.scratch.forecast, memory)
+    made = measure.baselines(corpus, session, "test")
     write_whole(file, lambda handle: handle.write(json.dumps(made).encode()))
     return made

@@ -17,7 +17,7 @@ LISTED = 8
 def refuse_too_little_data(comparison: Comparison, corpus: Corpus) -> None:
     """Raise ValueError for sessions that could not be trained on or measured with some fraction and seed.
 
-    Of every split there must be a window of context and horizon; of counts, a spike in the horizons that are scored; of
+    Of every split there must be a window of context and horizon, and of counts a spike; what the measure asks for; of
     covariates that a session has and the model reads, a bin in which they are known. Also for those of another width
     than the model reads.
     """
@@ -68,9 +68,10 @@ def _of_split(comparison: Comparison, corpus: Corpus, session: str, split: str) 
     else:
         names = comparison.scratch.model.dynamics.covariates
         windows = read_windows(corpus, session, split, bins, names, forecast.stride_bins)
-        scored = windows.signal_NTC[:, 0 if split == "train" else forecast.context_bins :]
-        if corpus.modality == "spikes" and not scored.any():
-            yield f"no spike in {'its' if split == 'train' else 'the horizons of its'} {split} windows"
+        if corpus.modality == "spikes" and not windows.signal_NTC.any():
+            yield f"no spike in its {split} windows"
+        elif split != "train" and (problem := comparison.measure.problem(corpus, session, split)) is not None:
+            yield problem
         for name, values_NTK in windows.covariates.items():
             if split == "train" and np.isnan(values_NTK).all(axis=(0, 1)).any():
                 yield f"covariate {name!r}, which it has, is missing in every bin of its train windows"

@@ -19,6 +19,7 @@ from neurochorus.models import TransformerConfig
 from neurochorus.models.model import ModelConfig
 from neurochorus.pretrain.config import RunConfig, TrainSection
 from neurochorus.pretrain.evaluation.transfer import SCRATCH, fraction_text
+from neurochorus.pretrain.evaluation.transfer_measures import Measure
 from neurochorus.pretrain.finetuning import FinetuneConfig
 from neurochorus.pretrain.fingerprint import FREE_OF_TRAIN
 from neurochorus.pretrain.pretraining import STAGES
@@ -118,6 +119,7 @@ class Comparison:
     sizes: tuple[Size, ...]
     ranks: int
     out: Path
+    measure: Measure
     weights: str = ""
     """Hash of the pretrained model's weights."""
     data: str = ""

@@ -28,9 +28,10 @@ from neurochorus.data_shards.naming import check_identifier, nearest_hint
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
 from neurochorus.launch.commands import CommandFailed, Part, next_free_port, on_ranks, python, run, run_all
 from neurochorus.launch.options import add_comparing_arms, command_parser
-from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.config import ForecastSection, RunConfig
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
 from neurochorus.pretrain.evaluation.transfer_gains import gains_markdown, session_facts, transfer_gains
+from neurochorus.pretrain.evaluation.transfer_measures import measure_called, transfer_name
 from neurochorus.pretrain.evaluation.transfer_pooling import pooled_transfer
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 
@@ -50,9 +51,8 @@ class Target:
     def model(self) -> Path:
         return self.folder / "pretrain" / "export"
 
-    @property
-    def results(self) -> Path:
-        return self.folder / "compare" / "transfer.json"
+    def results(self, name: str) -> Path:
+        return self.folder / "compare" / f"{name}.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         values = apply_overrides(read_values(options.config), [f"data.path={json.dumps(options.data)}", *options.set])
         corpus, targets = find_targets(values, options.subjects, Path(options.out), options.config)
+        name = transfer_name(measure_called(options.measure, corpus, ForecastSection()).name)
         port, pretrainings = FIRST_PORT - 1, []
         for target in targets:
             target.folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
         run_all([part for part in pretrainings if not part.product.exists()], options.jobs)
         for target in targets:
             run(_comparison(options, target), f"{target.subject}: adapted, and from nothing")
-        text = report(corpus, targets, Path(options.out))
+        text = report(corpus, targets, Path(options.out), name)
     except (CommandFailed, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"\n{text}\ntransfer: {options.out}/transfer.json, transfer.md, transfer.png")
+    print(f"\n{text}\ntransfer: {options.out}/{name}.json, {name}.md, {name}.png")
     return 0
 
 
@@ -106,9 +107,9 @@ def find_targets(
     return corpus, targets
 
 
-def report(corpus: Corpus, targets: Sequence[Target], out: Path) -> str:
-    """Pool the comparisons, write transfer.json, transfer.md and transfer.png; returns the text."""
-    results = {target.subject: json.loads(target.results.read_text()) for target in targets}
+def report(corpus: Corpus, targets: Sequence[Target], out: Path, name: str) -> str:
+    """Pool the comparisons, write NAME.json, NAME.md and NAME.png; returns the text."""
+    results = {target.subject: json.loads(target.results(name).read_text()) for target in targets}
     entries: dict[str, SessionEntry] = {session.session_id: session for session in corpus.sessions}
     facts = {
         session: session_facts(entries[session], [entries[source] for source in target.sources])
@@ -119,7 +120,7 @@ def report(corpus: Corpus, targets: Sequence[Target], out: Path) -> str:
     pooled["gains"] = transfer_gains(pooled["arms"], pooled["fractions"], facts)
     subjects = {session: target.subject for target in targets for session in target.sessions}
     text = f"{transfer_markdown(pooled)}\n{gains_markdown(pooled['gains'], subjects)}"
-    write_transfer(out, pooled, text)
+    write_transfer(out, name, pooled, text)
     return text
 
 
@@ -135,7 +136,7 @@ def _comparison(options: Any, target: Target) -> list[str]:
     words = ["--model", str(target.model), "--data", *options.data, "--sessions", *target.sessions]
     words += ["--out", str(target.folder / "compare"), "--compare", "scratch", "--arms", *options.arms]
     words += ["--fractions", *map(str, options.fractions), "--seeds", *map(str, options.seeds)]
-    words += ["--jobs", str(options.jobs), "--ranks", str(options.ranks)]
+    words += ["--measure", options.measure, "--jobs", str(options.jobs), "--ranks", str(options.ranks)]
     words += ["--config", options.finetune] if options.finetune else []
     words += ["--tuned", *options.tuned] if options.tuned else []
     words += ["--set", *options.set_finetune] if options.set_finetune else []

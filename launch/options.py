@@ -63,6 +63,12 @@ def add_comparing_arms(parser: ArgumentParser, when: str = "") -> None:
         metavar="WIDTH:BLOCKS:LATENTS[:SHARE-OF-STEPS]",
         help=f"{when}sizes and steps, of which the best on the valid split is the tuned model; default: three",
     )
+    parser.add_argument(
+        "--measure",
+        default="forecast",
+        metavar="forecast|decoding:COVARIATE",
+        help=f"{when}what is scored on the test split: rollouts, or a covariate decoded from latents and from counts",
+    )
     parser.add_argument("--jobs", type=int, default=1, help=f"{when}trainings side by side")
     parser.add_argument("--ranks", type=int, default=1, help=f"{when}processes of each training")
 

@@ -1,4 +1,4 @@
-"""What a pretrained model is worth to new sessions: forecasts by arm and share of the target data, as transfer.json.
+"""What a pretrained model is worth to new sessions: a measure by arm and share of the target data, as transfer.json.
 
 An arm is a way to get a model of the target sessions: an adaptation of the pretrained one, or a training from scratch.
 """
@@ -9,18 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurochorus.data_shards.corpus import Corpus
-from neurochorus.models import NeuralModel
-from neurochorus.pretrain.config import ForecastSection
-from neurochorus.pretrain.covariates import refuse_other_widths
-from neurochorus.pretrain.evaluation.baseline_forecasts import baseline_forecasts
-from neurochorus.pretrain.evaluation.evaluate import DEFINITIONS
-from neurochorus.pretrain.evaluation.forecaster import usual_rates
-from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
-from neurochorus.pretrain.evaluation.scored_forecast import batch_of, chunks
 from neurochorus.pretrain.evaluation.suite.paired import FEW_SESSIONS, compare_rows, paired_bootstrap
-from neurochorus.pretrain.evaluation.suite.session_data import SessionData
-from neurochorus.pretrain.evaluation.windows import read_windows
 
 ByArm = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
 """Arm -> fraction as text -> session -> a value for each seed."""
@@ -37,53 +26,8 @@ def fraction_text(fraction: float) -> str:
     return f"{fraction:g}"
 
 
-def metric_of(corpus: Corpus) -> str:
-    return "bits_per_spike" if corpus.modality == "spikes" else "r2"
-
-
-def forecast_value(
-    model: NeuralModel, corpus: Corpus, session_id: str, split: str, forecast: ForecastSection, seed: int = 0
-) -> float:
-    """The forecast row of launch/evaluate.py for one model and session: rollouts, rates the mean over samples."""
-    entry, context = corpus.session(session_id), forecast.context_bins
-    model.registry.rows(entry)
-    refuse_other_widths([entry], model.config.dynamics.covariate_columns)
-    bins = context + forecast.horizon_bins
-    names = model.config.dynamics.covariates
-    windows = read_windows(corpus, session_id, split, bins, names, forecast.stride_bins)
-    made = [
-        model.forecast(
-            batch_of(model, session_id, windows, chunk, context), forecast.horizon_bins, forecast.samples, seed
-        )[0]
-        for chunk in chunks(windows, forecast.samples * forecast.horizon_bins)
-    ]
-    rates = np.concatenate([one.cpu().numpy() for one in made])
-    return _measure(corpus)(windows.signal_NTC[:, context:], rates)
-
-
-def baseline_values(
-    corpus: Corpus, session_id: str, split: str, forecast: ForecastSection, memory_bins: float | None = None
-) -> dict[str, float]:
-    """Baseline -> value; fitted on what the corpus has of the train split, settings chosen on that of the valid one.
-
-    `memory_bins`: time constant of the memory of earlier samples that the models have; with one there are baselines
-    that have it too. Unlike in the table of evaluation, the train mean of counts has one pseudo-spike: of few trials
-    some unit has no spike, and its rate of 0 would decide the value.
-    """
-    data, context = SessionData(corpus, session_id, split, forecast), forecast.context_bins
-    made = baseline_forecasts(data, memory_bins)
-    if data.spikes:
-        made["train mean"] = usual_rates(data.windows("train").signal_NTC)
-    truth = data.windows(split).signal_NTC[:, context:]
-    return {name: float(_measure(corpus)(truth, np.broadcast_to(one, truth.shape))) for name, one in made.items()}
-
-
-def _measure(corpus: Corpus) -> Any:
-    return bits_per_spike if corpus.modality == "spikes" else r2
-
-
 def transfer_results(
-    metric: str,
+    measure: Mapping[str, str],
     fractions: Sequence[float],
     seeds: Sequence[int],
     arms: ByArm,
@@ -93,17 +37,18 @@ def transfer_results(
 ) -> dict[str, Any]:
     """The content of transfer.json: the values, and paired comparisons of adaptations with trainings from scratch.
 
-    A value that is not defined, as bits a spike without spikes, is None there. `reaches` tells with what share of the
-    data an adaptation is as good as the best training from scratch is on the largest share: `reaches_what`.
+    `measure`: `metric`, what it is of (`title`) and its `definition`. A value that is not defined, as bits a spike
+    without spikes, is None there. `reaches` tells with what share of the data an adaptation is as good as the best
+    training from scratch is on the largest share: `reaches_what`.
     """
     most = max(fractions)
     best = best_arm(arms, most, from_scratch=True)
     target = None if best is None else {"arm": best[0], "fraction": most, "value": best[1]}
     return {
-        "metric": metric,
-        "definition": f"{DEFINITIONS[metric]} Forecast of the test split; a fraction is the share of each target "
-        "session's train and valid samples that was used, by models and baselines alike. The train mean of counts has "
-        "one pseudo-spike.",
+        "metric": measure["metric"],
+        "title": measure["title"],
+        "definition": f"{measure['definition']} On the test split; a fraction is the share of each target session's "
+        "train and valid samples that was used, by models and baselines alike.",
         "fractions": list(fractions),
         "seeds": list(seeds),
         "arms": {

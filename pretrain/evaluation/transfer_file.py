@@ -44,14 +44,14 @@ class Transfer:
         )
 
 
-def write_transfer(folder: Path, results: Mapping[str, Any], text: str) -> None:
-    """Write transfer.json and transfer.png of the results, and transfer.md."""
-    for name, content in (
-        ("transfer.json", (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()),
-        ("transfer.md", text.encode()),
-        ("transfer.png", png_bytes(transfer_picture(results))),
+def write_transfer(folder: Path, name: str, results: Mapping[str, Any], text: str) -> None:
+    """Write NAME.json and NAME.png of the results, and NAME.md."""
+    for ending, content in (
+        ("json", (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()),
+        ("md", text.encode()),
+        ("png", png_bytes(transfer_picture(results))),
     ):
-        write_whole(folder / name, lambda file, content=content: file.write(content))
+        write_whole(folder / f"{name}.{ending}", lambda file, content=content: file.write(content))
 
 
 def read_transfer(path: Path) -> Transfer:

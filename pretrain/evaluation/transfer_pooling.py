@@ -5,7 +5,7 @@ from typing import Any
 
 from neurochorus.pretrain.evaluation.transfer import transfer_results
 
-SHARED = ("metric", "fractions", "seeds", "stop")
+SHARED = ("metric", "title", "fractions", "seeds", "stop")
 
 
 def pooled_transfer(results: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def pooled_transfer(results: Mapping[str, Mapping[str, Any]], **more: Any) -> di
             if set(one[key]) != set(first[key]):
                 raise ValueError(f"{name}: {key} are {sorted(one[key])}, of {first_name} {sorted(first[key])}")
     return transfer_results(
-        first["metric"],
+        {key: first[key] for key in ("metric", "title", "definition")},
         first["fractions"],
         first["seeds"],
         _merged("arms", results),

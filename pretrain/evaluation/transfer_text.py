@@ -14,8 +14,8 @@ def transfer_markdown(results: Mapping[str, Any]) -> str:
     kind = "Student's t" if sessions < FEW_SESSIONS else "bootstrap"
     heads = [f"{_percent(float(text))} ({_trials(results['trials'].get(text, {}))} trials)" for text in fractions]
     lines = [
-        f"{results['metric'].replace('_', ' ')} of forecasts on the test split, mean over {sessions} sessions and "
-        f"{len(results['seeds'])} seeds, 95 % interval over sessions ({kind})",
+        f"{results['metric'].replace('_', ' ')} of {results['title']} on the test split, mean over {sessions} sessions "
+        f"and {len(results['seeds'])} seeds, 95 % interval over sessions ({kind})",
         "",
         "Intervals and tests are over these sessions, given this pretrained model: they do not tell what another "
         "pretraining would give.",

@@ -25,12 +25,10 @@ from neurochorus.models import AutoencoderConfig, ModelConfig, TransformerConfig
 from neurochorus.pretrain import finetuning, pretraining
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks, process_group
-from neurochorus.pretrain.evaluation.evaluate import evaluate
-from neurochorus.pretrain.evaluation.transfer import baseline_values, forecast_value
+from neurochorus.pretrain.evaluation.transfer_measures import Decoding, Forecasts
 from neurochorus.pretrain.finetuning import FinetuneConfig
-from tests.models.conftest import small_model
 from tests.pretrain.adaptation.small_runs import driven_recording, write_base
-from tests.pretrain.suite_corpus import FORECAST, write_suite_corpus
+from tests.pretrain.suite_corpus import FORECAST
 
 FINETUNE = """
 autoencoder: {steps: 7, learning_rate: 4.0e-3}
@@ -60,7 +58,7 @@ def comparison(tmp_path: Path, **changes: object) -> Comparison:
         "finetune": finetune, "sessions": ("a", "b"),
         "scratch": scratch_settings(finetune, model, {"context_bins": 20, "horizon_bins": 10}, base),
         "arms": ("rows", "full"), "fractions": (0.25, 1.0), "seeds": (0, 1), "sizes": (Size(8, 1, 3),), "ranks": 1,
-        "out": tmp_path,
+        "out": tmp_path, "measure": Forecasts(True, FORECAST),
     }  # fmt: skip
     return Comparison(**{**made, **changes})  # type: ignore[arg-type]
 
@@ -173,19 +171,23 @@ def test_sizes_are_trained_side_by_side_too(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_too_little_data_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    """Of a1 a tenth of the valid split is one sample, short with some seeds; b1 has no spike, c1 no valid split."""
+    """Of a1 a tenth of the valid split is one sample, short with some seeds; b1 has no spike in horizons, c1 no valid split."""
     a1, b1, c1 = (driven_recording(name, trials=40) for name in ("a1", "b1", "c1"))
-    b1 = replace(b1, signal_TC=np.zeros_like(b1.signal_TC))
+    first_TC = np.zeros_like(b1.signal_TC)
+    first_TC[[start for one in b1.segments for start in range(one.start, one.stop, 12)]] = 1
+    b1 = replace(b1, signal_TC=first_TC)
     c1 = replace(c1, segments=[replace(one, split=one.split.replace("valid", "train")) for one in c1.segments])
     write_dataset([a1, b1, c1], tmp_path / "data", name="small", sample_bins=12)
     corpus = Corpus(tmp_path / "data")
     scratch = comparison(tmp_path).scratch
+    forecast = replace(scratch.forecast, context_bins=8, horizon_bins=4)
     made = comparison(
         tmp_path,
         sessions=("a1",),
         fractions=(0.1, 1.0),
         seeds=tuple(range(20)),
-        scratch=replace(scratch, forecast=replace(scratch.forecast, context_bins=8, horizon_bins=4)),
+        scratch=replace(scratch, forecast=forecast),
+        measure=Forecasts(True, forecast),
     )
     short = [
         seed for seed in made.seeds if thinned(made, corpus, 0.1, seed, counted=False).bins_of("a1", "valid").max() < 12
@@ -198,6 +200,8 @@ def test_too_little_data_is_refused_before_anything_is_trained(tmp_path: Path) -
         for seed in short
     ]
     refuse_too_little_data(replace(made, fractions=(1.0,)), corpus)
+    with pytest.raises(ValueError, match="a1: it has no covariate 'wheel'"):
+        refuse_too_little_data(replace(made, fractions=(1.0,), measure=Decoding("wheel", forecast)), corpus)
     with pytest.raises(ValueError, match="b1: no spike in the horizons of its test windows"):
         refuse_too_little_data(replace(made, sessions=("a1", "b1"), fractions=(1.0,)), corpus)
     with pytest.raises(ValueError, match="c1 with 100 % of the data, seed 0: no valid samples"):
@@ -255,21 +259,6 @@ def test_wrong_use_is_refused_and_other_settings_do_not_continue(tmp_path: Path)
     for changes, named in (({"weights": "1"}, "weights of the model"), ({"data": "1"}, "contents of the data")):
         with pytest.raises(ValueError, match=rf"made with other settings \({named}\)"):
             _keep_to_settings(comparison(tmp_path, **changes))
-
-
-def test_the_forecast_is_that_of_evaluate(tmp_path: Path) -> None:
-    corpus = write_suite_corpus(tmp_path / "data")
-    model = small_model()
-    values = evaluate(model, corpus, ["a_s1"], "test", FORECAST)["forecast"]["rows"]
-    assert forecast_value(model, corpus, "a_s1", "test", FORECAST) == values["energy"]["sessions"]["a_s1"]
-    found = baseline_values(corpus, "a_s1", "test", FORECAST)
-    shrunk = found.pop("train mean")
-    assert 0 < abs(shrunk - values["train mean"]["sessions"]["a_s1"]) < 0.05
-    for name, value in found.items():
-        assert value == values[name]["sessions"]["a_s1"]
-    assert set(baseline_values(corpus, "a_s1", "test", FORECAST, 30.0)) - set(found) == {
-        "train mean", "earlier mean", "ridge mix, earlier"
-    }  # fmt: skip
 
 
 def in_this_process(ranks: Ranks, trained: list[str]) -> Callable[[Sequence[Part], int], None]:

@@ -17,6 +17,8 @@ from neurochorus.pretrain.evaluation.transfer import (
 from neurochorus.pretrain.evaluation.transfer_picture import transfer_picture
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 
+SPIKES = {"metric": "bits_per_spike", "title": "forecasts", "definition": "In bits."}
+SIGNAL = {"metric": "r2", "title": "speed decoded from latents", "definition": "Of variance."}
 FRACTIONS = [0.1, 0.5, 1.0]
 SESSIONS = [f"s{number}" for number in range(8)]
 
@@ -35,7 +37,7 @@ def results() -> dict:
             "scratch, per session": arm([0.0, 0.16, 0.19])}  # fmt: skip
     baselines = {"ridge": {text: dict.fromkeys(SESSIONS, 0.08) for text in ("0.1", "0.5", "1")}}
     trials = {text: dict.fromkeys(SESSIONS, count) for text, count in (("0.1", 10), ("0.5", 50), ("1", 100))}
-    return transfer_results("bits_per_spike", FRACTIONS, [0, 1], arms, trials, baselines)
+    return transfer_results(SPIKES, FRACTIONS, [0, 1], arms, trials, baselines)
 
 
 def test_comparisons_are_paired_over_sessions_and_name_the_winner() -> None:
@@ -84,7 +86,7 @@ def test_of_few_sessions_the_interval_is_students() -> None:
 def test_undefined_values_do_not_spoil_the_file() -> None:
     nan = float("nan")
     arms = {"pretrained, rows": {"1": {"a": [nan, 1.0]}}, "scratch, jointly": {"1": {"a": [0.5, 0.5]}}}
-    made = transfer_results("r2", [1.0], [0, 1], arms, {"1": {"a": 3}}, {"ridge": {"1": {"a": nan}}})
+    made = transfer_results(SIGNAL, [1.0], [0, 1], arms, {"1": {"a": 3}}, {"ridge": {"1": {"a": nan}}})
     assert json.loads(json.dumps(made, allow_nan=False))["baselines"]["ridge"]["1"]["a"] is None
     assert made["arms"]["pretrained, rows"]["1"]["a"] == [None, 1.0]
     assert "| *ridge* |  |" in transfer_markdown(made)
@@ -101,7 +103,7 @@ def test_the_target_is_the_best_from_scratch_on_the_largest_share_given() -> Non
         "scratch, jointly": {"0.1": {"a": [0.1]}, "0.5": {"a": [0.15]}},
         "scratch, per session": {"0.1": {"a": [0.1]}, "0.5": {"a": [0.25]}},
     }
-    made = transfer_results("r2", [0.1, 0.5], [0], arms, {"0.1": {"a": 3}}, {})
+    made = transfer_results(SIGNAL, [0.1, 0.5], [0], arms, {"0.1": {"a": 3}}, {})
     assert made["reaches_what"] == {"arm": "scratch, per session", "fraction": 0.5, "value": 0.25}
     assert made["reaches"] == {"pretrained, rows": 0.1, "pretrained, full": None}
     text = transfer_markdown(made)

@@ -12,6 +12,7 @@ from neurochorus.pretrain.evaluation.transfer_gains import gains_markdown, sessi
 from neurochorus.pretrain.evaluation.transfer_pooling import pooled_transfer
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 
+SPIKES = {"metric": "bits_per_spike", "title": "forecasts", "definition": "In bits."}
 STOP = {"every": 50, "patience": 10, "batches": 16}
 
 
@@ -24,7 +25,7 @@ def one_animal(values: dict[str, tuple[float, float]], **more: Any) -> dict[str,
     baselines = {"ridge": {"0.5": dict.fromkeys(values, 0.01)}}
     ending = {"arm": "pretrained, rows", "stage": "dynamics", "best_step": 5, "steps": 9, "stopped_at": None}
     facts = {"stop": STOP, "model": "m", "tuned": {"0.5": {"chosen": "8:1:2:1"}}, "endings": [ending], **more}
-    return transfer_results("bits_per_spike", [0.5], [0], arms, {"0.5": dict.fromkeys(values, 7)}, baselines, **facts)
+    return transfer_results(SPIKES, [0.5], [0], arms, {"0.5": dict.fromkeys(values, 7)}, baselines, **facts)
 
 
 def test_tests_are_over_the_sessions_of_all_animals() -> None:
@@ -48,6 +49,9 @@ def test_comparisons_that_were_made_otherwise_are_not_pooled() -> None:
         pooled_transfer({"ann": ann, "ben": one_animal({"a": (0.6, 0.3)})})
     with pytest.raises(ValueError, match="ben: stop is None, of ann"):
         pooled_transfer({"ann": ann, "ben": one_animal({"c": (0.6, 0.3)}, stop=None)})
+    decoded = {**one_animal({"c": (0.6, 0.3)}), "title": "speed decoded from latents"}
+    with pytest.raises(ValueError, match="ben: title is speed decoded from latents, of ann forecasts"):
+        pooled_transfer({"ann": ann, "ben": decoded})
     other = one_animal({"c": (0.6, 0.3)})
     other["arms"]["pretrained, full"] = other["arms"].pop("pretrained, rows")
     with pytest.raises(ValueError, match="ben: arms are"):

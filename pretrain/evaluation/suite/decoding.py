@@ -36,7 +36,7 @@ def decoding(
     made: dict[TableSpec, dict[str, float]] = {}
     skipped = {f"decoding_{name}": reason for name, reason in reasons.items()}
     first = next(iter(models.values()))
-    chosen = _chosen_windows(data, settings)
+    chosen = chosen_windows(data, settings)
     generated: GeneratedFeatures | None = None
     for target in targets:
         try:
@@ -53,7 +53,7 @@ def decoding(
     return made, skipped
 
 
-def _chosen_windows(data: SessionData, settings: SuiteSettings) -> np.ndarray:
+def chosen_windows(data: SessionData, settings: SuiteSettings) -> np.ndarray:
     """Windows of the train split that decoders learn from, in an order drawn once."""
     order = np.random.default_rng(settings.seed).permutation(len(data.windows("train").keys))
     return order[: settings.decoding_windows]
@@ -61,25 +61,35 @@ def _chosen_windows(data: SessionData, settings: SuiteSettings) -> np.ndarray:
 
 def _rows(data: SessionData, models: Mapping[str, NeuralModel], target: Target, chosen: np.ndarray) -> dict[str, float]:
     """Scores from latents, rates, raw and smoothed counts (or signals)."""
-    first, name = next(iter(models.values())), "counts" if data.spikes else "signal"
-    causal = first.config.autoencoder.causal
+    first = next(iter(models.values()))
+    rows = {
+        "latents" if model is first else f"latents, {row}": latents_score(data, model, target, chosen)
+        for row, model in models.items()
+    }
+    rows["rates"] = _best_score(data, target, [lambda split: data.rates(first, split)], chosen)
+    rows |= signal_scores(data, target, chosen, first.config.autoencoder.causal)
+    if target.kind == "label":
+        return {**rows, "chance": 1 / len(set(target.of("train").tolist()) - {""})}
+    return {**rows, "train mean": train_mean_score(data, target, chosen)}
+
+
+def latents_score(data: SessionData, model: NeuralModel, target: Target, chosen: np.ndarray) -> float:
+    """Score of a decoder that reads a model's latents, fitted on the chosen windows of the train split."""
+    return _best_score(data, target, [lambda split: data.latents(model, split)], chosen)
+
+
+def signal_scores(data: SessionData, target: Target, chosen: np.ndarray, causal: bool) -> dict[str, float]:
+    """Scores of decoders that read raw and smoothed counts (or signals); smoothed over earlier bins alone if causal."""
+    name = "counts" if data.spikes else "signal"
 
     def smoothed(decay: float) -> Features:
         return lambda split: exponential_smoothing(data.windows(split).signal_NTC, decay, causal)
 
-    sources: dict[str, list[Features]] = {"latents": [lambda split: data.latents(first, split)]}
-    for row, model in list(models.items())[1:]:
-        sources[f"latents, {row}"] = [lambda split, model=model: data.latents(model, split)]
-    sources["rates"] = [lambda split: data.rates(first, split)]
-    sources[f"raw {name}"] = [smoothed(0.0)]
-    sources[f"smoothed {name}"] = [smoothed(decay) for decay in DECAYS_BINS]
-    rows = {row: _best_score(data, target, candidates, chosen) for row, candidates in sources.items()}
-    if target.kind == "label":
-        return {**rows, "chance": 1 / len(set(target.of("train").tolist()) - {""})}
-    return {**rows, "train mean": _train_mean_score(data, target, chosen)}
+    sources = {f"raw {name}": [smoothed(0.0)], f"smoothed {name}": [smoothed(decay) for decay in DECAYS_BINS]}
+    return {row: _best_score(data, target, candidates, chosen) for row, candidates in sources.items()}
 
 
-def _train_mean_score(data: SessionData, target: Target, chosen: np.ndarray) -> float:
+def train_mean_score(data: SessionData, target: Target, chosen: np.ndarray) -> float:
     """R2 of the train mean: 0 if the mean has not moved until the evaluated trials."""
     truth = target.of(data.split).reshape(-1, target.of(data.split).shape[-1]).astype(float)
     truth = np.where(np.isfinite(truth).all(axis=1, keepdims=True), truth, np.nan)

@@ -61,7 +61,7 @@ def decoding_targets(data: SessionData, settings: SuiteSettings) -> tuple[list[T
     known = data.corpus.session(data.session_id).covariates
     for name in known if settings.covariates is None else settings.covariates:
         try:
-            targets.append(_covariate(data, name, settings.column_average))
+            targets.append(covariate_target(data, name, settings.column_average))
         except Undefined as error:
             reasons[name] = str(error)
     labels = sorted({name for trial in data.trials("train") for name in trial.labels})
@@ -73,7 +73,7 @@ def decoding_targets(data: SessionData, settings: SuiteSettings) -> tuple[list[T
     return targets, reasons
 
 
-def _covariate(data: SessionData, name: str, average: Average) -> Target:
+def covariate_target(data: SessionData, name: str, average: Average) -> Target:
     if name not in data.corpus.session(data.session_id).covariates:
         raise Undefined(f"it has no covariate {name!r}")
     values = {split: data.windows(split).covariates[name] for split in ("train", data.split)}
