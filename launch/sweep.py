@@ -24,12 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from neurochorus.data_shards.settings import read_settings
-from neurochorus.launch.commands import CommandFailed, on_ranks, run
+from neurochorus.launch.commands import CommandFailed, next_free_port, on_ranks, run
 from neurochorus.launch.options import command_parser
 from neurochorus.launch.sweep_points import Point, Score, grid_points, score_of
 from neurochorus.pretrain.config import RunConfig
 
-FIRST_PORT = 29700
+FIRST_PORT = 29900
+"Beside the ports of a comparison (comparing_parts.py), which may run on the same machine."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,29 +48,38 @@ def main(arguments: list[str] | None = None) -> int:
     waiting = [point for point in points if not point.finished]
     if options.dry_run:
         for point in waiting:
-            print(shlex.join(_command(options, point, 0)))
+            print(shlex.join(_command(options, point, FIRST_PORT)))
         print(f"{len(waiting)} of {len(points)} points to train")
         return 0
     Path(options.out).mkdir(parents=True, exist_ok=True)
+    ports = _free_ports(len(waiting))
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(lambda numbered: _train(options, *numbered), enumerate(waiting)))
+        results = list(pool.map(lambda point, port: _train(options, point, port), waiting, ports))
     _show(points, Path(options.out))
     return 0 if all(results) else 1
 
 
-def _train(options: Namespace, number: int, point: Point) -> bool:
+def _train(options: Namespace, point: Point, port: int) -> bool:
     point.folder.mkdir(parents=True, exist_ok=True)
     try:
-        run(_command(options, point, number), point.name, log=point.folder / "output.txt")
+        run(_command(options, point, port), point.name, log=point.folder / "output.txt")
     except CommandFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return False
     return True
 
 
-def _command(options: Namespace, point: Point, number: int) -> list[str]:
+def _free_ports(count: int) -> list[int]:
+    """A port for the ranks of each training, taken by nothing now."""
+    ports: list[int] = []
+    while len(ports) < count:
+        ports.append(next_free_port(ports[-1] + 1 if ports else FIRST_PORT))
+    return ports
+
+
+def _command(options: Namespace, point: Point, port: int) -> list[str]:
     settings = ["--config", options.config, *options.overrides, *point.overrides]
-    return on_ranks(options.ranks, FIRST_PORT + number, "pretrain.py", *settings)
+    return on_ranks(options.ranks, port, "pretrain.py", *settings)
 
 
 def _show(points: Sequence[Point], out: Path) -> None:

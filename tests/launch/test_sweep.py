@@ -1,6 +1,8 @@
 """Grids of settings: their points, their table, and that a finished point is left alone."""
 
+import contextlib
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,12 @@ def test_the_sweep_file_of_wandb_names_settings_that_exist() -> None:
     chosen = [f"{name}={axis.get('values', [axis.get('min')])[0]}" for name, axis in values["parameters"].items()]
     assert read_settings(RunConfig, CONFIGS / "steinmetz2019.yaml", [*chosen, "evaluation.every=200"])
     assert "launch/pretrain.py" in " ".join(values["command"])
+
+
+def test_each_point_gets_a_port_that_is_free() -> None:
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # another program has it already, which is as good
+            taken.bind(("", sweep.FIRST_PORT + 1))
+        ports = sweep._free_ports(3)
+    assert len(set(ports)) == 3
+    assert sweep.FIRST_PORT + 1 not in ports
