@@ -17,7 +17,7 @@ from neurochorus.pretrain.evaluation.suite.smoothing import exponential_smoothin
 from neurochorus.pretrain.evaluation.suite.synthetic import GeneratedFeatures, generated_rows, synthetic_rows
 from neurochorus.pretrain.evaluation.suite.tables import TableSpec, Undefined
 
-DECAYS_BINS = (2.0, 5.0, 15.0, 40.0)
+DECAYS_BINS = (2.0, 5.0, 15.0, 40.0, 100.0)
 Features = Callable[[str], np.ndarray]
 "Split -> (N, T, F)."
 
