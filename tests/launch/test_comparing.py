@@ -171,7 +171,7 @@ def test_sizes_are_trained_side_by_side_too(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_too_little_data_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    """A tenth of a1's valid split is one sample, short with some seeds; b1 has no spike in horizons, c1 no valid split."""
+    """A tenth of a1's valid split is one sample, short with some seeds; b1 no spike in horizons, c1 no valid split."""
     a1, b1, c1 = (driven_recording(name, trials=40) for name in ("a1", "b1", "c1"))
     first_TC = np.zeros_like(b1.signal_TC)
     first_TC[[start for one in b1.segments for start in range(one.start, one.stop, 12)]] = 1
