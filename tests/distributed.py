@@ -12,15 +12,20 @@ from typing import Any
 import torch.multiprocessing as multiprocessing
 
 
+def free_port() -> int:
+    """A port of this machine that nothing uses now, another one at each call."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def run_ranks(function: Callable[..., Any], world: int, *arguments: Any, timeout_s: float = 300.0) -> list[Any]:
     """Results, by rank, of `function(*arguments)` on `world` ranks: fresh processes with the launcher's environment.
 
     Raises AssertionError with the ranks' tracebacks when one fails, TimeoutError when they hang.
     """
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
         processes = [
             context.Process(target=_run, args=(function, rank, world, port, folder, arguments)) for rank in range(world)

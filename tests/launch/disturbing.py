@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from tests.distributed import free_port
 from tests.launch.test_pipeline import ROOT
 
 PATIENCE_S = 300.0
@@ -22,9 +23,9 @@ PATIENCE_S = 300.0
 class DisturbedRun:
     """`launch/pretrain.py` on some ranks of this machine, with all its processes in one session."""
 
-    def __init__(self, run_dir: Path, ranks: int, port: int, arguments: list[str]):
+    def __init__(self, run_dir: Path, ranks: int, arguments: list[str]):
         launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks)]
-        words = [*launcher, "--master_port", str(port), str(ROOT / "launch" / "pretrain.py"), *arguments]
+        words = [*launcher, "--master_port", str(free_port()), str(ROOT / "launch" / "pretrain.py"), *arguments]
         environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         self.run_dir = run_dir
         self._log = run_dir.parent / f"{run_dir.name}.log"
@@ -85,9 +86,9 @@ class DisturbedRun:
 
 
 @contextlib.contextmanager
-def disturbed(run_dir: Path, ranks: int, port: int, arguments: list[str]) -> Iterator[DisturbedRun]:
+def disturbed(run_dir: Path, ranks: int, arguments: list[str]) -> Iterator[DisturbedRun]:
     """A run of which nothing is left afterwards, whatever happens inside."""
-    run = DisturbedRun(run_dir, ranks, port, arguments)
+    run = DisturbedRun(run_dir, ranks, arguments)
     try:
         yield run
     finally:

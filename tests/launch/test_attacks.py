@@ -18,6 +18,7 @@ import torch
 
 from neurochorus.launch import evaluate, generate
 from neurochorus.models import load, save
+from tests.distributed import free_port
 from tests.launch.test_pipeline import CONFIG, RECIPE, ROOT, command, succeed
 from tests.models.conftest import small_model
 
@@ -61,7 +62,7 @@ def refused(*words: str | Path, launcher: bool = False) -> str:
 
 
 def start_on_two_ranks(work: Path, name: str, *overrides: str) -> subprocess.Popen[bytes]:
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", "29673"]
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(free_port())]
     words = [*launcher, str(ROOT / "launch" / "pretrain.py"), *pretraining(work, name, *overrides)]
     return subprocess.Popen(
         words, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

@@ -12,7 +12,6 @@ from tests.launch.disturbing import disturbed, losses, metrics
 from tests.launch.test_pipeline import CONFIG, RECIPE, succeed
 
 STEPS = 60
-PORT = 29741
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +31,16 @@ def arguments(work: Path, name: str, *overrides: str) -> list[str]:
 
 
 def finish(work: Path, name: str, words: list[str], ranks: int = 2) -> None:
-    with disturbed(work / name, ranks, PORT, words) as run:
+    with disturbed(work / name, ranks, words) as run:
         assert run.end() == 0, run.output[-4000:]
 
 
 def kill_and_stop(work: Path, name: str, words: list[str], stage: str) -> None:
     """Kill a run with SIGKILL after step 20 of a stage, continue it, and stop it with SIGTERM after step 40."""
-    with disturbed(work / name, 2, PORT, words) as run:
+    with disturbed(work / name, 2, words) as run:
         assert run.wait_until(run.reached(stage, 20)), run.output[-4000:]
         run.kill_all()
-    with disturbed(work / name, 2, PORT, words) as run:
+    with disturbed(work / name, 2, words) as run:
         assert run.wait_until(run.reached(stage, 40)), run.output[-4000:]
         for rank in run.ranks():
             os.kill(rank.pid, signal.SIGTERM)
@@ -83,10 +82,10 @@ def test_two_ranks_then_one_then_four_at_other_zero_stages_see_the_same_to_round
     overrides = ["train.precision=fp32", "train.global_batch=16", "train.ema=0.9"]
     finish(work, "two", arguments(work, "two", *overrides))
     words = arguments(work, "changing", *overrides)
-    with disturbed(work / "changing", 2, PORT, words) as run:
+    with disturbed(work / "changing", 2, words) as run:
         assert run.wait_until(run.reached("autoencoder", 20)), run.output[-4000:]
         run.kill_all()
-    with disturbed(work / "changing", 1, PORT, [*words, "zero.stage=3"]) as run:
+    with disturbed(work / "changing", 1, [*words, "zero.stage=3"]) as run:
         assert run.wait_until(run.reached("dynamics", 20)), run.output[-4000:]
         run.kill_all()
     finish(work, "changing", [*words, "zero.stage=1"], ranks=4)
@@ -102,7 +101,7 @@ def test_two_ranks_then_one_then_four_at_other_zero_stages_see_the_same_to_round
 @pytest.mark.slow
 def test_a_killed_worker_and_a_vanished_shard_end_all_ranks_by_name(work: Path) -> None:
     words = arguments(work, "lost", "autoencoder.steps=100000", "data.prefetch=1")
-    with disturbed(work / "lost", 2, PORT, words) as run:
+    with disturbed(work / "lost", 2, words) as run:
         assert run.wait_until(run.reached("autoencoder", 8)), run.output[-4000:]
         run.workers()[-1].kill()
         assert run.end() != 0
@@ -110,11 +109,11 @@ def test_a_killed_worker_and_a_vanished_shard_end_all_ranks_by_name(work: Path) 
         assert "lower data.workers or data.prefetch" in run.output
     shard = work / "data" / "shard-000000.tar"
     shard.rename(shard.with_suffix(".away"))
-    with disturbed(work / "lost", 2, PORT, words) as run:
+    with disturbed(work / "lost", 2, words) as run:
         assert run.end() != 0
         assert "shard-000000.tar: missing" in run.output
     shard.with_suffix(".away").rename(shard)
-    with disturbed(work / "lost", 2, PORT, words) as run:
+    with disturbed(work / "lost", 2, words) as run:
         assert run.wait_until(run.reached("autoencoder", 16)), run.output[-4000:]
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from neurochorus.models import load
+from tests.distributed import free_port
 from tests.launch.test_pipeline import CONFIG, RECIPE, ROOT, succeed
 
 WITHOUT_ROOTS_POWERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -30,7 +31,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrain(work: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     """A run on two ranks, started by a user whom permissions bind."""
     user = WITHOUT_ROOTS_POWERS if os.getuid() == 0 else []
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", "29677"]
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(free_port())]
     words = ["--config", str(work / "config.yaml"), f"data.path={work / 'data'}", f"run.dir={work / name}", *overrides]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return subprocess.run(

@@ -22,7 +22,6 @@ KILLS = int(os.environ.get("KILLS", "50"))
 SEED = int(os.environ.get("SEED", "0"))
 STEPS_A_KILL = 16
 """More than are made between two kills on average, so that a run cannot end before it was killed often enough."""
-PORT = 29761
 
 
 @pytest.fixture
@@ -76,13 +75,13 @@ def test_killed_at_random(work: Path) -> None:
     shared_before = set(os.listdir("/dev/shm"))
     while len(struck) < KILLS:
         behind = f"checkpoint.write_behind={chance.choice(('true', 'false'))}"
-        with disturbed(work / "killed", 2, PORT, [*arguments(work, "killed"), behind]) as run:
+        with disturbed(work / "killed", 2, [*arguments(work, "killed"), behind]) as run:
             assert wait_for_a_moment(run, chance), f"ended after {len(struck)} kills: {run.output[-4000:]}"
             struck.append(strike(run, chance))
             run.end()
         print(f"{len(struck)} of {KILLS} kills, the last of {struck[-1]}, after {len(losses(work / 'killed'))} steps")
     for name in ("killed", "undisturbed"):
-        with disturbed(work / name, 2, PORT, arguments(work, name)) as run:
+        with disturbed(work / name, 2, arguments(work, name)) as run:
             assert run.end() == 0, run.output[-4000:]
     assert losses(work / "killed") == losses(work / "undisturbed")
     ours, theirs = (load(work / name / "export").state_dict() for name in ("killed", "undisturbed"))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from neurochorus.models import load
+from tests.distributed import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPE = """
@@ -50,7 +51,7 @@ def command(*words: str | Path, launcher: bool = False) -> subprocess.CompletedP
     script, *arguments = (str(word) for word in words)
     start = [sys.executable]
     if launcher:
-        start = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", "29671"]
+        start = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(free_port())]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*start, str(ROOT / "launch" / script), *arguments], cwd="/", env=environment, capture_output=True, text=True

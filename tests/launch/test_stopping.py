@@ -15,11 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.distributed import free_port
 from tests.launch.test_pipeline import CONFIG, RECIPE, ROOT, succeed
 
 BIN = Path(sys.executable).parent
-DEEPSPEED = [BIN / "deepspeed", "--num_gpus", "2", "--master_port", "29675"]
-TORCHRUN = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29676"]
+DEEPSPEED = [BIN / "deepspeed", "--num_gpus", "2"]
+TORCHRUN = [BIN / "torchrun", "--nproc_per_node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(request: pytest.FixtureRequest, work: Path) -> Iterator[tuple[psutil.Popen, Path]]:
     """A run that trains on two ranks, with reader processes and wandb, under the launcher that the test asks for."""
     folder = work / f"run{time.monotonic_ns()}"
-    words = [*request.param, ROOT / "launch" / "pretrain.py", "--config", work / "config.yaml", f"run.dir={folder}"]
+    words = [*request.param, "--master_port", free_port(), ROOT / "launch" / "pretrain.py"]
+    words += ["--config", work / "config.yaml", f"run.dir={folder}"]
     words += [f"data.path={work / 'data'}", "autoencoder.steps=100000"]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     with (work / f"{folder.name}.log").open("w") as log:

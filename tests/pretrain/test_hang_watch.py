@@ -1,7 +1,6 @@
 """A rank that hangs is named, with its place and its stack, by the ranks that wait for it."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ import torch.distributed as dist
 
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.hang_watch import HangWatch, stack_of
+from tests.distributed import free_port
 
 SECONDS = 3.0
 
@@ -36,7 +36,7 @@ def train() -> None:
 
 
 def test_the_rank_that_did_not_arrive_is_named_by_all(tmp_path: Path) -> None:
-    with_store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
+    with_store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     begun = [
         subprocess.Popen(
             [sys.executable, "-c", "from tests.pretrain.test_hang_watch import train; train()"],
@@ -66,12 +66,6 @@ def test_a_watch_that_is_left_ends_nothing() -> None:
         watch.at("reading")
     time.sleep(1.0)
     assert ended == []
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Posts(dict[str, str]):
