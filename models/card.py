@@ -61,7 +61,7 @@ from neurochorus.models import load
 model = load("THIS DIRECTORY")
 context = model.context("{first.session_id}", counts)  # array (trials, {bins}, {len(first.unit_ids)} units)
 rollout = model.rollout(context, horizon=10, samples=32)
-rollout.mean_rate  # (trials, 10, units), counts per bin
+rollout.expected_rate  # (trials, 10, units), counts per bin
 ```
 
 Units are known by id (`sessions.json`), not by position. Another recording, of the same animal or a new one, has to be

@@ -26,7 +26,7 @@ from neurochorus.models.missing_units import scale_for_missing_units
 from neurochorus.models.observing import observe, observe_each
 from neurochorus.models.posterior import Posterior
 from neurochorus.models.reference import LatentReference
-from neurochorus.models.rollout import Rollout, row_generators
+from neurochorus.models.rollout import Rollout, expected_rate, row_generators
 from neurochorus.models.units import UnitRows
 from neurochorus.models.whitening import Whitening
 
@@ -185,7 +185,7 @@ class NeuralModel(nn.Module):
         raw = torch.stack([self.whitening.undo(latent_BHL) for latent_BHL in latents])
         rates, counts = observe(self.autoencoder, raw, units, context.signal_BTC, generators)
         assert counts is not None
-        return Rollout(latents, rates, counts)
+        return Rollout(latents, rates, counts, self.usual_rates(units))
 
     @torch.no_grad()
     def forecast(
@@ -199,7 +199,7 @@ class NeuralModel(nn.Module):
         covariates: Mapping[str, np.ndarray] | None = None,
         guidance: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Mean rate over the samples of `rollout`, (B, H, C), and its latents (S, B, H, L), in little memory."""
+        """`expected_rate` of a `rollout`, (B, H, C), and its latents (S, B, H, L), in little memory."""
         generators = row_generators(seed, context.sample_ids, samples)
         latents = self._simulate(context, horizon, samples, generators, temperature, head, covariates, guidance)
         units = self.autoencoder.units_of(context)
@@ -207,7 +207,7 @@ class NeuralModel(nn.Module):
         raw = torch.stack([self.whitening.undo(latent_BHL) for latent_BHL in latents])
         for rates in observe_each(self.autoencoder, raw, units, context.signal_BTC, generators):
             total = total + rates
-        return torch.as_tensor(total) / samples, latents
+        return expected_rate(torch.as_tensor(total), samples, self.usual_rates(units)), latents
 
     def impute(
         self, batch: Batch, observed_BTC: Tensor, samples: int = 32, seed: int = 0, **settings: Any
@@ -226,6 +226,10 @@ class NeuralModel(nn.Module):
                 "this model was trained with autoencoder.causal: false, so its latents know their future: it generates "
                 "from a context without bins and reconstructs, but cannot forecast; train one with causal: true"
             )
+
+    def usual_rates(self, units: UnitRows) -> Tensor | None:
+        """Mean count of each unit in a bin of its train split, (B, 1, C); None of other signals than counts."""
+        return units.mean_BC.unsqueeze(1) if self.modality == "spikes" else None
 
     def _posterior(self, batch: Batch, units: UnitRows) -> Posterior:
         keep_B11 = scale_for_missing_units(self.registry, self.autoencoder, batch) if batch.units_missing else None

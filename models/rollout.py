@@ -16,17 +16,33 @@ from neurochorus.data_shards.seeds import seed_number
 class Rollout:
     """Free-running samples: whitened latents, rates (mean of the observation per bin) and counts drawn from them.
 
-    For bits/spike use `mean_rate`: one sample's rate is an over-confident forecast.
+    For bits/spike use `expected_rate`: one sample's rate is an over-confident forecast.
     """
 
     latents: Tensor  # (S, B, H, L)
     rates: Tensor  # (S, B, H, C), counts per bin, or the signal's own unit
     counts: Tensor  # (S, B, H, C)
+    usual: Tensor | None = None
+    "Mean count of each unit over its train split, (B, 1, C); None of other signals than counts."
 
     @property
     def mean_rate(self) -> Tensor:
         """Mean over samples, (B, H, C)."""
         return self.rates.mean(dim=0)
+
+    @property
+    def expected_rate(self) -> Tensor:
+        """`mean_rate` with the unit's usual rate as one sample more, (B, H, C)."""
+        return expected_rate(self.rates.sum(dim=0), len(self.rates), self.usual)
+
+
+def expected_rate(summed: Tensor, samples: int, usual: Tensor | None) -> Tensor:
+    """Expected count given the sum over samples, (B, H, C), with the usual one, (B, 1, C), as one sample more.
+
+    Of a burst that comes in one of a hundred trials 32 samples mostly know nothing, and a likelihood does not forgive a
+    rate of nearly 0 where it comes. This is the posterior mean under a prior worth one sample.
+    """
+    return summed / samples if usual is None else (summed + usual) / (samples + 1)
 
 
 def row_generators(seed: int, sample_ids: Sequence[str], samples: int) -> list[torch.Generator]:

@@ -25,7 +25,7 @@ VALUES_AT_ONCE = 2**25
 @dataclass(frozen=True)
 class ScoredForecast:
     rates_NHC: np.ndarray
-    "Means over samples."
+    "Expected rates: Rollout.expected_rate."
     scores: dict[str, EnsembleScores]
     "latents, units, population -> scores of their samples (calibration_summary.DEFINITIONS); recalibrated latents."
 
@@ -63,7 +63,7 @@ def scored_forecasts(
             if row in inflation:
                 wider_SNHL = inflate(rollout.latents.cpu().numpy(), inflation[row])
                 scores["recalibrated latents"] = ensemble_scores(latent_NHL, wider_SNHL)
-            parts[row].append(ScoredForecast(rollout.mean_rate.cpu().numpy(), scores))
+            parts[row].append(ScoredForecast(rollout.expected_rate.cpu().numpy(), scores))
     return {row: ScoredForecast.join(made) for row, made in parts.items()}
 
 

@@ -13,7 +13,7 @@ from neurochorus.data_shards.batch import Batch
 from neurochorus.models import NeuralModel
 from neurochorus.models.dynamics import LatentSequence
 from neurochorus.models.observing import observe
-from neurochorus.models.rollout import row_generators
+from neurochorus.models.rollout import expected_rate, row_generators
 from neurochorus.models.units import UnitRows
 from neurochorus.pretrain.evaluation.suite.held_out_units import encode_without
 
@@ -35,7 +35,7 @@ def smoothed_rates(model: NeuralModel, batch: Batch, held_out_C: np.ndarray) -> 
 def forward_rates(
     model: NeuralModel, batch: Batch, held_out_C: np.ndarray, horizon: int, samples: int, seed: int
 ) -> Tensor:
-    """Mean over `samples` free-running rollouts from held-in units alone, expected signal of every unit (B, H, C).
+    """`expected_rate` of `samples` free-running rollouts from held-in units alone, of every unit (B, H, C).
 
     Raises ValueError for a model whose encoder sees the future.
     """
@@ -52,7 +52,7 @@ def forward_rates(
         own = generators[number::samples]
         rates, _ = observe(autoencoder, raw_1BHL, units, batch.signal_BTC, own, want_counts=False, slow=slow_B1C)
         total += rates[0]
-    return total / samples
+    return expected_rate(total, samples, model.usual_rates(units))
 
 
 def _without(values_BTC: Tensor, held_out_C: np.ndarray) -> Tensor:

@@ -162,7 +162,7 @@ def test_a_sample_does_not_depend_on_the_batch_around_it(
     torch.testing.assert_close(one.counts[:, 0], many.counts[:2, 1], rtol=1e-4, atol=1e-5)
     assert not torch.equal(one.counts, model.rollout(alone, horizon=5, samples=2, seed=8).counts)
     mean, _ = model.forecast(together, horizon=5, samples=3, seed=7)
-    torch.testing.assert_close(mean, many.mean_rate)
+    torch.testing.assert_close(mean, many.expected_rate)
 
 
 def test_one_sample_after_the_other_gives_the_same(counts: torch.Tensor) -> None:

@@ -78,8 +78,8 @@ def horizons_section(metric: str, leads: Sequence[int], values: Values) -> dict[
     return {
         "metric": metric,
         "definition": f"{metric} of all bins from the first of the horizon up to each lead, as fp-bps (NLB) is of all "
-        "bins ahead, not of the bin at that lead. Forecasts are free-running; rates are means over samples. The "
-        "null is each unit's mean over the same bins; baselines are fitted and tuned for each lead.",
+        "bins ahead, not of the bin at that lead. Forecasts are free-running; rates are those of the forecast table. "
+        "The null is each unit's mean over the same bins; baselines are fitted and tuned for each lead.",
         "leads_bins": list(leads),
         "rows": rows,
     }
