@@ -52,6 +52,14 @@ def next_free_port(port: int) -> int:
     return port
 
 
+def free_ports(count: int, first: int) -> list[int]:
+    """Ports from `first` on that nothing on this machine is bound to now, one for the ranks of each training."""
+    ports: list[int] = []
+    while len(ports) < count:
+        ports.append(next_free_port(ports[-1] + 1 if ports else first))
+    return ports
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as one:
         try:

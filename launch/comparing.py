@@ -30,7 +30,7 @@ from neurochorus.models import load, read_training
 from neurochorus.pretrain.evaluation.output_file import write_whole
 from neurochorus.pretrain.evaluation.transfer import fraction_text, over_seeds, transfer_results
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
-from neurochorus.pretrain.evaluation.transfer_measures import FORECAST, measure_called, transfer_name
+from neurochorus.pretrain.evaluation.transfer_measures import file_stem, measure_called
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 from neurochorus.pretrain.finetuning import FinetuneConfig
 from neurochorus.pretrain.fingerprint import weights_hash
@@ -51,7 +51,7 @@ def compare(options: Any, values: Mapping[str, Any]) -> int:
         print(f"stop: every arm is scored every {stop.every} steps, and ends after {stop.patience} without a new best")
         _keep_to_settings(comparison)
         results = run(comparison, corpus, options.jobs)
-        text, name = transfer_markdown(results), transfer_name(comparison.measure.name)
+        text, name = transfer_markdown(results), file_stem("transfer", comparison.measure)
         write_transfer(comparison.out, name, results, text)
     except (CommandFailed, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -263,8 +263,7 @@ def _endings(part: Part, **where: Any) -> Iterator[dict[str, Any]]:
 
 def _baselines(comparison: Comparison, corpus: Corpus, fraction: float, seed: int, session: str) -> dict[str, float]:
     measure, memory = comparison.measure, comparison.scratch.model.autoencoder.earlier_memory_bins
-    name = "baselines" if measure.name == FORECAST else f"baselines-{measure.name}"
-    name += f"-{session}" + ("" if memory is None else f"-memory-{memory:g}")
+    name = f"{file_stem('baselines', measure)}-{session}" + ("" if memory is None else f"-memory-{memory:g}")
     file = comparison.folder(fraction, seed, f"{name}.json")
     if file.exists():
         return json.loads(file.read_text())

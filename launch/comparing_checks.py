@@ -8,7 +8,7 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.thinning import ThinnedCorpus
 from neurochorus.launch.comparing_parts import Comparison
 from neurochorus.pretrain.covariates import refuse_other_widths
-from neurochorus.pretrain.evaluation.windows import read_windows
+from neurochorus.pretrain.evaluation.suite.session_data import SessionData
 
 LISTED = 8
 "Problems that are written out."
@@ -67,11 +67,12 @@ def _of_split(comparison: Comparison, corpus: Corpus, session: str, split: str) 
         yield f"none of its {np.count_nonzero(lengths)} {split} samples has the {bins} bins of context and horizon"
     else:
         names = comparison.scratch.model.dynamics.covariates
-        windows = read_windows(corpus, session, split, bins, names, forecast.stride_bins)
+        data = SessionData(corpus, session, split, forecast)
+        windows = data.windows(split)
         if corpus.modality == "spikes" and not windows.signal_NTC.any():
             yield f"no spike in its {split} windows"
-        elif split != "train" and (problem := comparison.measure.problem(corpus, session, split)) is not None:
+        elif split != "train" and (problem := comparison.measure.problem(data)) is not None:
             yield problem
         for name, values_NTK in windows.covariates.items():
-            if split == "train" and np.isnan(values_NTK).all(axis=(0, 1)).any():
+            if split == "train" and name in names and np.isnan(values_NTK).all(axis=(0, 1)).any():
                 yield f"covariate {name!r}, which it has, is missing in every bin of its train windows"

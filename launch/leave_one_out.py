@@ -26,12 +26,12 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import SessionEntry, select_sessions
 from neurochorus.data_shards.naming import check_identifier, nearest_hint
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
-from neurochorus.launch.commands import CommandFailed, Part, next_free_port, on_ranks, python, run, run_all
+from neurochorus.launch.commands import CommandFailed, Part, free_ports, on_ranks, python, run, run_all
 from neurochorus.launch.options import add_comparing_arms, command_parser
 from neurochorus.pretrain.config import ForecastSection, RunConfig
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
 from neurochorus.pretrain.evaluation.transfer_gains import gains_markdown, session_facts, transfer_gains
-from neurochorus.pretrain.evaluation.transfer_measures import measure_called, transfer_name
+from neurochorus.pretrain.evaluation.transfer_measures import file_stem, measure_called
 from neurochorus.pretrain.evaluation.transfer_pooling import pooled_transfer
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
 
@@ -61,12 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         values = apply_overrides(read_values(options.config), [f"data.path={json.dumps(options.data)}", *options.set])
         corpus, targets = find_targets(values, options.subjects, Path(options.out), options.config)
-        name = transfer_name(measure_called(options.measure, corpus, ForecastSection()).name)
-        port, pretrainings = FIRST_PORT - 1, []
+        name = file_stem("transfer", measure_called(options.measure, corpus, ForecastSection()))
         for target in targets:
             target.folder.mkdir(parents=True, exist_ok=True)
-            port = next_free_port(port + 1)
-            pretrainings.append(_pretraining(options, target, port))
+        ports = free_ports(len(targets), FIRST_PORT)
+        pretrainings = [_pretraining(options, target, port) for target, port in zip(targets, ports, strict=True)]
         run_all([part for part in pretrainings if not part.product.exists()], options.jobs)
         for target in targets:
             run(_comparison(options, target), f"{target.subject}: adapted, and from nothing")

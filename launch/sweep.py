@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neurochorus.data_shards.settings import read_settings
-from neurochorus.launch.commands import CommandFailed, next_free_port, on_ranks, run
+from neurochorus.launch.commands import CommandFailed, free_ports, on_ranks, run
 from neurochorus.launch.options import command_parser
 from neurochorus.launch.sweep_points import Point, Score, grid_points, score_of
 from neurochorus.pretrain.config import RunConfig
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(waiting)} of {len(points)} points to train")
         return 0
     Path(options.out).mkdir(parents=True, exist_ok=True)
-    ports = _free_ports(len(waiting))
+    ports = free_ports(len(waiting), FIRST_PORT)
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda point, port: _train(options, point, port), waiting, ports))
     _show(points, Path(options.out))
@@ -67,14 +67,6 @@ def _train(options: Namespace, point: Point, port: int) -> bool:
         print(f"error: {error}", file=sys.stderr)
         return False
     return True
-
-
-def _free_ports(count: int) -> list[int]:
-    """A port for the ranks of each training, taken by nothing now."""
-    ports: list[int] = []
-    while len(ports) < count:
-        ports.append(next_free_port(ports[-1] + 1 if ports else FIRST_PORT))
-    return ports
 
 
 def _command(options: Namespace, point: Point, port: int) -> list[str]:

@@ -57,8 +57,8 @@ class Measure(Protocol):
         """Baseline -> value; fitted on the train split, settings chosen without the evaluated one."""
         ...
 
-    def problem(self, corpus: Corpus, session_id: str, split: str) -> str | None:
-        """Why the session cannot be measured on the split, beyond its having no window."""
+    def problem(self, data: SessionData) -> str | None:
+        """Why the session cannot be measured on its split, beyond its having no window."""
         ...
 
 
@@ -84,18 +84,14 @@ def measure_called(
     raise ValueError(f"--measure {text!r}: expected {FORECAST} or {DECODING}:COVARIATE")
 
 
-def transfer_name(measure: str) -> str:
-    """What the files of a comparison are called, by the measure's name, without their endings.
-
-    >>> transfer_name("forecast"), transfer_name("decoding-position")
-    ('transfer', 'transfer-decoding-position')
-    """
-    return "transfer" if measure == FORECAST else f"transfer-{measure}"
+def file_stem(what: str, measure: Measure) -> str:
+    """The name, without ending, of a file that holds `what` of a comparison: that of forecasts, or another's own."""
+    return what if measure.name == FORECAST else f"{what}-{measure.name}"
 
 
 @dataclass(frozen=True)
 class Forecasts:
-    """The forecast row of launch/evaluate.py: rollouts, rates the mean over samples."""
+    """The forecast row of launch/evaluate.py: expected rates of rollouts."""
 
     spikes: bool
     forecast: ForecastSection
@@ -139,12 +135,10 @@ class Forecasts:
         truth = data.windows(split).signal_NTC[:, self.forecast.context_bins :]
         return {name: self._score(truth, np.broadcast_to(one, truth.shape)) for name, one in made.items()}
 
-    def problem(self, corpus: Corpus, session_id: str, split: str) -> str | None:
+    def problem(self, data: SessionData) -> str | None:
         """No spike in the horizons that are scored."""
-        forecast, bins = self.forecast, self.forecast.context_bins + self.forecast.horizon_bins
-        windows = read_windows(corpus, session_id, split, bins, (), forecast.stride_bins)
-        if self.spikes and not windows.signal_NTC[:, forecast.context_bins :].any():
-            return f"no spike in the horizons of its {split} windows"
+        if self.spikes and not data.windows(data.split).signal_NTC[:, self.forecast.context_bins :].any():
+            return f"no spike in the horizons of its {data.split} windows"
         return None
 
     def _score(self, truth: Any, rates: Any) -> float:
@@ -177,25 +171,27 @@ class Decoding:
         )
 
     def value(self, model: NeuralModel, corpus: Corpus, session_id: str, split: str) -> float:
-        data, target = self._target(corpus, session_id, split)
-        return latents_score(data, model, target, chosen_windows(data, SuiteSettings()))
+        data = SessionData(corpus, session_id, split, self.forecast)
+        target, chosen = self._to_fit(data)
+        return latents_score(data, model, target, chosen)
 
     def baselines(self, corpus: Corpus, session_id: str, split: str) -> dict[str, float]:
-        data, target = self._target(corpus, session_id, split)
-        chosen = chosen_windows(data, SuiteSettings())
+        data = SessionData(corpus, session_id, split, self.forecast)
+        target, chosen = self._to_fit(data)
         made = signal_scores(data, target, chosen, self.causal)
         return {**made, "train mean": train_mean_score(data, target, chosen)}
 
-    def problem(self, corpus: Corpus, session_id: str, split: str) -> str | None:
+    def problem(self, data: SessionData) -> str | None:
         """The covariate is unknown or does not vary, or is known in too few trials to fit a decoder."""
         try:
-            data, target = self._target(corpus, session_id, split)
-            chosen, values = chosen_windows(data, SuiteSettings()), target.of("train")
-            target.fit(data.windows("train").signal_NTC[chosen], values[chosen], data.groups("train")[chosen])
+            target, chosen = self._to_fit(data)
+            signal_NTC, groups_N = data.windows("train").signal_NTC, data.groups("train")
+            target.fit(signal_NTC[chosen], target.of("train")[chosen], groups_N[chosen])
         except Undefined as error:
             return str(error)
         return None
 
-    def _target(self, corpus: Corpus, session_id: str, split: str) -> tuple[SessionData, Target]:
-        data = SessionData(corpus, session_id, split, self.forecast)
-        return data, covariate_target(data, self.covariate, SuiteSettings().column_average)
+    def _to_fit(self, data: SessionData) -> tuple[Target, np.ndarray]:
+        """What is decoded, and the windows of the train split that the decoder learns from."""
+        settings = SuiteSettings()
+        return covariate_target(data, self.covariate, settings.column_average), chosen_windows(data, settings)

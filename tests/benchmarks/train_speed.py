@@ -12,7 +12,6 @@ import argparse
 import copy
 import multiprocessing
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +42,7 @@ from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.training_data import TrainingData
 from neurochorus.pretrain.watch import Watch
+from tests.distributed import free_port
 
 MICRO_BATCH, BINS, UNITS = 16, 128, 64
 """Half the samples and half the bins of the preset `small`; fewer, and what ranks tell each other is a larger share."""
@@ -136,9 +136,7 @@ class Job:
 
     def __init__(self, world: int, values: dict[str, Any], stage: str):
         context = multiprocessing.get_context("spawn")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         pipes = [context.Pipe() for _ in range(world)]
         self._pipes = [own for own, _ in pipes]
         self._processes = [

@@ -204,6 +204,10 @@ def test_too_little_data_is_refused_before_anything_is_trained(tmp_path: Path) -
         refuse_too_little_data(replace(made, fractions=(1.0,), measure=Decoding("wheel", forecast)), corpus)
     with pytest.raises(ValueError, match="b1: no spike in the horizons of its test windows"):
         refuse_too_little_data(replace(made, sessions=("a1", "b1"), fractions=(1.0,)), corpus)
+    silent = replace(b1, session_id="d1", signal_TC=np.zeros_like(b1.signal_TC))
+    write_dataset([silent], tmp_path / "silent", name="silent", sample_bins=12)
+    with pytest.raises(ValueError, match="d1 with 100 % of the data, seed 0: no spike in its train windows"):
+        refuse_too_little_data(replace(made, sessions=("d1",), fractions=(1.0,)), Corpus(tmp_path / "silent"))
     with pytest.raises(ValueError, match="c1 with 100 % of the data, seed 0: no valid samples"):
         refuse_too_little_data(replace(made, sessions=("a1", "c1"), fractions=(1.0,)), corpus)
     # of three sessions with a wheel one never saw it turn, and of one it is wider

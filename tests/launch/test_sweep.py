@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from neurochorus.launch import sweep
+from neurochorus.launch.commands import free_ports
 from neurochorus.launch.sweep_points import Point, Score, grid_points, score_of
 
 CONFIGS = Path(sweep.__file__).parent / "configs"
@@ -119,6 +120,6 @@ def test_each_point_gets_a_port_that_is_free() -> None:
     with socket.socket() as taken:
         with contextlib.suppress(OSError):  # another program has it already, which is as good
             taken.bind(("", sweep.FIRST_PORT + 1))
-        ports = sweep._free_ports(3)
+        ports = free_ports(3, sweep.FIRST_PORT)
     assert len(set(ports)) == 3
     assert sweep.FIRST_PORT + 1 not in ports

@@ -5,7 +5,8 @@ import pytest
 
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.pretrain.evaluation.evaluate import evaluate
-from neurochorus.pretrain.evaluation.transfer_measures import Decoding, Forecasts, measure_called, transfer_name
+from neurochorus.pretrain.evaluation.suite.session_data import SessionData
+from neurochorus.pretrain.evaluation.transfer_measures import Decoding, Forecasts, file_stem, measure_called
 from tests.models.conftest import small_model
 from tests.pretrain.suite_corpus import FORECAST, write_suite_corpus
 
@@ -48,11 +49,14 @@ def test_measures_that_are_not_there_are_refused(corpus: Corpus) -> None:
             measure_called(text, corpus, FORECAST)
     with pytest.raises(ValueError, match="no session has it; did you mean 'stimulus'"):
         measure_called("decoding:stimulos", corpus, FORECAST)
-    assert Decoding("stimulus", FORECAST).problem(corpus, "a_s1", "test") is None
-    assert Decoding("stimulus", FORECAST).problem(corpus, "b_s1", "test") == "it has no covariate 'stimulus'"
-    assert Forecasts(True, FORECAST).problem(corpus, "a_s1", "test") is None
+    aligned, endless = (SessionData(corpus, session, "test", FORECAST) for session in ("a_s1", "b_s1"))
+    assert Decoding("stimulus", FORECAST).problem(aligned) is None
+    assert Decoding("stimulus", FORECAST).problem(endless) == "it has no covariate 'stimulus'"
+    assert Forecasts(True, FORECAST).problem(aligned) is None
 
 
 def test_files_of_measures_do_not_overwrite_each_other(corpus: Corpus) -> None:
-    names = [transfer_name(measure_called(text, corpus, FORECAST).name) for text in ("forecast", "decoding:stimulus")]
+    names = [
+        file_stem("transfer", measure_called(text, corpus, FORECAST)) for text in ("forecast", "decoding:stimulus")
+    ]
     assert names == ["transfer", "transfer-decoding-stimulus"]
