@@ -201,7 +201,10 @@ def _arms(comparison: Comparison, fraction: float, seed: int) -> list[tuple[str,
     made: list[tuple[str, Sequence[str], Part]] = [
         (f"{ADAPTED}{arm}", sessions, comparison.adaptation(fraction, seed, arm)) for arm in comparison.arms
     ]
-    made.append((JOINTLY, sessions, comparison.scratch_model(fraction, seed, "scratch-jointly", sessions)))
+    jointly = comparison.scratch_model(fraction, seed, "scratch-jointly", sessions)
+    made.append((JOINTLY, sessions, jointly))
+    if len(sessions) == 1:
+        return [*made, (PER_SESSION, sessions, jointly)]
     made += [
         (PER_SESSION, [session], comparison.scratch_model(fraction, seed, f"scratch-{session}", [session]))
         for session in sessions
@@ -236,7 +239,7 @@ def _choose(comparison: Comparison, corpus: Corpus, fraction: float, jobs: int) 
 
 
 def _train(parts: Sequence[Part], jobs: int) -> None:
-    run_all([part for part in parts if not part.product.exists()], jobs)
+    run_all(list({part.product: part for part in parts if not part.product.exists()}.values()), jobs)
 
 
 def _measured(

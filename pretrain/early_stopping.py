@@ -1,5 +1,9 @@
 """Early stopping: a stage ends when its validation loss has not improved for some evaluations, and its best is kept.
 
+A stage that comes to the end of its steps keeps its last weights, unless others were better by more than the standard
+error of the difference: after a handful of windows the smallest of many losses is chosen by chance, and learning rates
+have fallen for the last ones.
+
     checkpoints/STAGE/best/step_00000120.safetensors     weights of the best evaluation so far
 
 A checkpoint says which evaluation was the best when it was written, and the weights of every one that a checkpoint
@@ -17,9 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from neurochorus.pretrain.batch_losses import BatchLosses, difference_error
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.position import complete_checkpoints, read_position
 from neurochorus.pretrain.stop_section import StopSection
+from neurochorus.pretrain.validation import Scores
 
 LEAST_WINDOWS = 30
 """Windows of validation data below which a choice by their loss is called uncertain: with n windows the standard error
@@ -34,7 +40,10 @@ class EarlyStopping:
         self.settings, self.windows = settings, windows
         self._folder, self._ranks, self._say = folder, ranks, say
         self._weights: dict[str, Tensor] = {}
-        self._state: dict[str, Any] = {"step": None, "loss": None, "error": None, "waited": 0, "last": 0}
+        self._state: dict[str, Any] = {
+            **{"step": None, "loss": None, "error": None, "losses": []},  # of the best
+            **{"waited": 0, "last": 0},
+        }
         self._handed: int | None = None
 
     @property
@@ -58,7 +67,7 @@ class EarlyStopping:
 
         `elsewhere`: the folder of checkpoints of another run, if the checkpoint is of one.
         """
-        self._state = dict(state)
+        self._state |= state
         folders = [folder for folder in (self._folder, elsewhere) if folder is not None]
         files = [file for folder in folders if (file := _file(folder, state["step"])).is_file()]
         if not files:
@@ -74,14 +83,17 @@ class EarlyStopping:
         if files[0].parent.parent != self._folder:
             self._save()
 
-    def note(self, step: int, scores: Mapping[str, float], weights: Callable[[], dict[str, Tensor]]) -> None:
-        """Take in an evaluation: `validation_loss` and, where it is known, its standard error `validation_se`."""
-        loss = self._ranks.gather(scores["validation_loss"])[0]
+    def note(
+        self, step: int, scores: Scores, weights: Callable[[], dict[str, Tensor]], at_the_end: bool = False
+    ) -> None:
+        """Take in an evaluation; `at_the_end`: of the stage's last step."""
+        loss = self._ranks.gather(scores.values["validation_loss"])[0]
         first = not self.begun
         self._state["last"] = step
-        # a loss that is no number is better than none alone
-        if first or loss < self._state["loss"] or (math.isnan(self._state["loss"]) and not math.isnan(loss)):
-            self._state |= {"step": step, "loss": loss, "error": scores.get("validation_se"), "waited": 0}
+        if first or self._better(loss) or (at_the_end and self._as_good(loss, scores.losses)):
+            losses = [[number, *values] for number, values in scores.losses.items()]
+            error = scores.values.get("validation_se")
+            self._state |= {"step": step, "loss": loss, "error": error, "losses": losses, "waited": 0}
             self._weights = {name: value.contiguous() for name, value in weights().items()}
             self._save()
         else:
@@ -91,6 +103,16 @@ class EarlyStopping:
                 f"stop: the valid split of the new sessions has {self.windows} windows, fewer than {LEAST_WINDOWS}: "
                 f"its loss is {self._shown()}, and the choice of the best step is as uncertain"
             )
+
+    def _better(self, loss: float) -> bool:
+        """A loss that is no number is better than none alone."""
+        return loss < self._state["loss"] or (math.isnan(self._state["loss"]) and not math.isnan(loss))
+
+    def _as_good(self, loss: float, losses: BatchLosses) -> bool:
+        """Whether the best was not better by more than the standard error of the difference."""
+        best = {int(number): (value, bins) for number, value, bins in self._state["losses"]}
+        error = self._ranks.gather(difference_error(losses, best))[0]
+        return error is not None and loss - self._state["loss"] <= error
 
     def best_weights(self) -> dict[str, Tensor]:
         """Of the whole stage, on the CPU."""

@@ -8,7 +8,7 @@ state but the optimizer's, and the noise of a sample does not depend on the numb
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from neurochorus.pretrain.schedules import learning_rate
 from neurochorus.pretrain.stages import Stage
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.trouble import Step, Trouble, spoiled_if_not_finite
-from neurochorus.pretrain.validation import Numbered, Validation
+from neurochorus.pretrain.validation import Numbered, Scores, Validation
 from neurochorus.pretrain.watch import Watch
 from neurochorus.pretrain.watching.drawn import DrawnSamples
 from neurochorus.pretrain.watching.sources import SourceLosses
@@ -125,23 +125,25 @@ def _train(
         except FloatingPointError:
             checkpoints.finish()
             raise
-        last, scores = step + 1 == run.section.steps, {}
+        last, scores = step + 1 == run.section.steps, Scores()
         if validation is not None and ((step + 1) % (config.evaluation.every or 1) == 0 or last):
             hang.at(f"{stage.name} step {step + 1}: evaluating")
             with run.watch.timed("evaluation"):
                 scores = validation.scores(engine)
                 if run.early is not None:
-                    run.early.note(step + 1, scores, engine.state_dict)
-                    scores |= run.early.line()
+                    run.early.note(step + 1, scores, engine.state_dict, last)
+                    scores = replace(scores, values=scores.values | run.early.line())
                     last = last or run.early.spent
         norm = engine.gradient_norm
-        run.watch.step(stage.name, step + 1, seen, sums, rate, norm, waited, scores, run.sources, run.drawn)
+        run.watch.step(stage.name, step + 1, seen, sums, rate, norm, waited, scores.values, run.sources, run.drawn)
         if (step + 1) % kept.every == 0 or last or stop_wanted:
             hang.at(f"{stage.name} step {step + 1}: saving a checkpoint")
             with run.watch.timed("checkpoint"):
                 identity = (ranks.world, config.zero.stage, run.fingerprint)
                 early = None if run.early is None else run.early.state
-                position = Position(step + 1, seen, *identity, trouble.state, scores.get("validation_loss"), early)
+                position = Position(
+                    step + 1, seen, *identity, trouble.state, scores.values.get("validation_loss"), early
+                )
                 checkpoints.save(engine, position, behind=kept.write_behind and not (last or stop_wanted))
         if last:
             break

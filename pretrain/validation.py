@@ -7,7 +7,7 @@ nothing is dropped, and the noise of heads is the same each time. Which windows 
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
 import torch
@@ -19,6 +19,7 @@ from neurochorus.data_shards.loader import training_batches
 from neurochorus.data_shards.registry import UnitRegistry
 from neurochorus.data_shards.seeds import seed_number
 from neurochorus.data_shards.windows import WindowTable
+from neurochorus.pretrain.batch_losses import BatchLosses, standard_error
 from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.engine import Engine
@@ -29,6 +30,16 @@ Numbered = Iterable[tuple[int, Batch]]
 """Micro-batches with their numbers among those of all ranks."""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    """`validation_loss` and its parts, a valid bin; `validation_se`, the standard error of the loss where it is known.
+    Empty: there was no evaluation."""
+    losses: BatchLosses = field(default_factory=dict)
+
+
 class Validation:
     """Scores a stage in training; made before the engine, which at ZeRO-3 takes the stage's weights apart."""
 
@@ -37,50 +48,37 @@ class Validation:
         self._stage = copy.deepcopy(stage).cpu().eval().requires_grad_(False)
         self._windows, self._seed, self._ranks = windows, seed, ranks
 
-    def scores(self, engine: Engine) -> dict[str, float]:
-        """`validation_loss` and its parts, a valid bin, over the windows of all ranks. All ranks must call it.
-
-        `validation_se` is the standard error of the loss as a ratio of sums over micro-batches, which are taken for
-        independent (Cochran 1977, 6.4); it is not there for a single one.
-        """
+    def scores(self, engine: Engine) -> Scores:
+        """Over the windows of all ranks. All ranks must call it."""
         self._stage.load_state_dict(engine.state_dict())
         devices = [self._ranks.device] if self._ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.no_grad():
-            totals = self._sums()
+            totals, own = self._sums()
         self._stage.cpu()
         summed = self._ranks.sum(torch.stack(list(totals.values())))
         of_name = dict(zip(totals, summed.tolist(), strict=True))
-        bins, batches = of_name.pop("bins"), of_name.pop("batches")
-        squares, products, bin_squares = (of_name.pop(name) for name in ("squares", "products", "bin_squares"))
-        scores = {f"validation_{name}": total / bins for name, total in of_name.items()}
-        if batches > 1:
-            loss = scores["validation_loss"]
-            residual = max(0.0, squares - 2 * loss * products + loss**2 * bin_squares)
-            scores["validation_se"] = math.sqrt(batches / (batches - 1) * residual) / bins
-        return scores
+        bins = of_name.pop("bins")
+        values = {f"validation_{name}": total / bins for name, total in of_name.items()}
+        losses = {number: loss for part in self._ranks.gather(own) for number, loss in part.items()}
+        losses = dict(sorted(losses.items()))
+        error = standard_error(losses)
+        return Scores(values if error is None else values | {"validation_se": error}, losses)
 
-    def _sums(self) -> dict[str, Tensor]:
-        """Loss, its parts and the valid bins of this rank's windows."""
+    def _sums(self) -> tuple[dict[str, Tensor], BatchLosses]:
+        """Loss, its parts and the valid bins of this rank's windows, and of each micro-batch that has any."""
         self._stage.to(self._ranks.device)
         totals: dict[str, Tensor] = {}
+        losses: dict[int, tuple[float, float]] = {}
         for number, batch in self._windows():
             torch.manual_seed(seed_number(f"{self._seed}/{self._stage.name}/validation/{number}"))
             loss, bins, parts = self._stage(*self._stage.prepare(batch.to(self._ranks.device)))
-            loss, bins = loss.double().cpu(), bins.double().cpu()
-            scored = bins > 0  # not of a masked batch, nor of windows within the burn-in
-            named = {
-                "bins": bins,
-                "batches": torch.ones(()),
-                "squares": loss.square(),
-                "products": loss * bins,
-                "bin_squares": bins.square(),
-                "loss": loss,
-                **{f"loss_{name}": part for name, part in parts.items()},
-            }
-            for name, value in named.items():
-                value = torch.where(scored, value.double().cpu(), 0.0)
-                totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value
-        return totals
+            scored = bool(bins > 0)  # not of a masked batch, nor of windows within the burn-in
+            if scored:
+                losses[number] = (float(loss), float(bins))
+            for name, value in {"bins": bins, "loss": loss, **{f"loss_{n}": part for n, part in parts.items()}}.items():
+                zero = torch.zeros((), dtype=torch.float64)
+                totals[name] = totals.get(name, zero) + (value.double().cpu() if scored else zero)
+        return totals, losses
 
 
 def validation_windows(

@@ -18,9 +18,16 @@ from neurochorus.data_shards.settings import parse_settings, read_settings, sett
 from neurochorus.data_shards.writer import write_dataset
 from neurochorus.launch import comparing, finetune
 from neurochorus.launch.commands import Part
-from neurochorus.launch.comparing import _choose, _keep_to_settings, _names, prepare, with_stop
+from neurochorus.launch.comparing import _arms, _choose, _keep_to_settings, _names, _train, prepare, with_stop
 from neurochorus.launch.comparing_checks import refuse_too_little_data, thinned
-from neurochorus.launch.comparing_parts import Comparison, Size, default_sizes, scratch_settings
+from neurochorus.launch.comparing_parts import (
+    JOINTLY,
+    PER_SESSION,
+    Comparison,
+    Size,
+    default_sizes,
+    scratch_settings,
+)
 from neurochorus.models import AutoencoderConfig, ModelConfig, TransformerConfig, load, read_training
 from neurochorus.pretrain import finetuning, pretraining
 from neurochorus.pretrain.config import RunConfig
@@ -158,6 +165,19 @@ def test_a_covariate_that_a_session_lacks_is_not_read_by_a_model_of_that_session
         config = read_settings(RunConfig, tmp_path / "fraction1" / "seed0" / f"{name}.yaml")
         read[name] = list(config.model.dynamics.covariates)
     assert read == {"both": ["wheel"], "a": ["wheel"], "b": []}
+
+
+def test_of_one_session_alone_what_is_trained_per_session_is_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Part] = []
+    monkeypatch.setattr(comparing, "run_all", lambda parts, jobs: trained.extend(parts))
+    for sessions in (("a",), ("a", "b")):
+        trained.clear()
+        arms = _arms(comparison(tmp_path, sessions=sessions), 0.5, 0)
+        assert {arm for arm, _, _ in arms} == {"pretrained, rows", "pretrained, full", JOINTLY, PER_SESSION}
+        _train([part for _, _, part in arms], 1)
+        assert len(trained) == len({part.product for part in trained}) == (3 if len(sessions) == 1 else 5)
 
 
 def test_sizes_are_trained_side_by_side_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from neurochorus.pretrain.pretraining import pretrain
 from neurochorus.pretrain.stages import dynamics_stage
 from neurochorus.pretrain.stop_section import StopSection
 from neurochorus.pretrain.training_data import TrainingData
-from neurochorus.pretrain.validation import Validation, validation_windows
+from neurochorus.pretrain.validation import Scores, Validation, validation_windows
 from tests.data_shards.conftest import small_recording
 from tests.distributed import run_ranks
 
@@ -119,7 +119,7 @@ def test_scores_are_those_of_the_export_whatever_the_ranks(data: Path, runs: Pat
             for window in validation_windows(config, opened, registry, Ranks(rank, world, rank, CPU))()
         ]
         assert sorted(number for number, _ in numbered) == [0, 1, 2]
-        return Validation(stage, lambda: numbered, 0, Ranks(0, 1, 0, CPU)).scores(Fixed(stage.state_dict()))  # type: ignore[arg-type]
+        return Validation(stage, lambda: numbered, 0, Ranks(0, 1, 0, CPU)).scores(Fixed(stage.state_dict())).values  # type: ignore[arg-type]
 
     (last,) = [m for m in metrics(runs / "evaluated") if m["stage"] == "dynamics" and m["step"] == 5]
     alone, shared = scores(1), scores(3)
@@ -159,7 +159,7 @@ def test_with_early_stopping_few_windows_are_all_scored_once_whatever_the_ranks(
         assert keys == wanted
         assert all(len(batch.sample_ids) <= math.ceil(10 / batches) for _, batch in numbered)
         scores = Validation(stage, lambda numbered=numbered: numbered, 0, Ranks(0, 1, 0, CPU))
-        found.append(scores.scores(Fixed(stage.state_dict())))  # type: ignore[arg-type]
+        found.append(scores.scores(Fixed(stage.state_dict())).values)  # type: ignore[arg-type]
     assert found[1] == pytest.approx(found[0], rel=1e-9)
     assert found[2] == pytest.approx(found[0], rel=1e-9)
 
@@ -167,9 +167,39 @@ def test_with_early_stopping_few_windows_are_all_scored_once_whatever_the_ranks(
 def test_a_first_loss_that_is_no_number_is_soon_beaten(tmp_path: Path) -> None:
     stopping = EarlyStopping(StopSection(patience=2), tmp_path, 40, Ranks(0, 1, 0, CPU), print)
     for step, loss in enumerate((math.nan, math.nan, 2.0, math.nan, 3.0)):
-        stopping.note(step, {"validation_loss": loss}, lambda: {"weight": torch.ones(1)})
+        stopping.note(step, Scores({"validation_loss": loss}), lambda: {"weight": torch.ones(1)})
     assert stopping.line() == {"best_step": 2, "best_validation_loss": 2.0}
     assert stopping.spent
+
+
+@pytest.mark.parametrize(
+    ("last", "at_the_end", "kept"),
+    [
+        pytest.param([1.1, 0.8, 1.3], True, 2, id="worse by chance"),
+        pytest.param([1.1, 0.8, 1.3], False, 1, id="worse by chance before the end"),
+        pytest.param([1.1, 1.1, 1.1], True, 1, id="worse in every window"),
+        pytest.param([0.8, 0.9, 0.8], False, 2, id="better"),
+        pytest.param([math.nan, 1.0, 1.0], True, 1, id="no number"),
+        pytest.param([1.1], True, 1, id="of one micro-batch, which tells no error"),
+    ],
+)
+def test_at_the_end_the_last_weights_are_kept_unless_others_are_surely_better(
+    tmp_path: Path, last: list[float], at_the_end: bool, kept: int
+) -> None:
+    def note(step: int, losses: list[float], at_the_end: bool) -> None:
+        values = {"validation_loss": sum(losses) / len(losses)}
+        scores = Scores(values, {number: (10 * loss, 10.0) for number, loss in enumerate(losses)})
+        stopping.note(step, scores, lambda: {"weight": torch.full((1,), float(step))}, at_the_end)
+
+    stopping = EarlyStopping(StopSection(patience=9), tmp_path, 3, Ranks(0, 1, 0, CPU), print)
+    note(0, [3.0] * len(last), False)
+    note(1, [1.0] * len(last), False)
+    resumed = EarlyStopping(StopSection(patience=9), tmp_path, 3, Ranks(0, 1, 0, CPU), print)
+    resumed.resume(json.loads(json.dumps(stopping.state)))  # as from a checkpoint
+    stopping = resumed
+    note(2, last, at_the_end)
+    assert stopping.line()["best_step"] == kept
+    assert float(stopping.best_weights()["weight"]) == kept
 
 
 def test_what_cannot_be_evaluated_is_refused(data: Path, tmp_path: Path) -> None:
