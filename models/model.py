@@ -185,7 +185,7 @@ class NeuralModel(nn.Module):
         raw = torch.stack([self.whitening.undo(latent_BHL) for latent_BHL in latents])
         rates, counts = observe(self.autoencoder, raw, units, context.signal_BTC, generators)
         assert counts is not None
-        return Rollout(latents, rates, counts, self.usual_rates(units))
+        return Rollout(latents, rates, counts, self.usual_rates(units), self.config.dynamics.usual_share)
 
     @torch.no_grad()
     def forecast(
@@ -207,7 +207,8 @@ class NeuralModel(nn.Module):
         raw = torch.stack([self.whitening.undo(latent_BHL) for latent_BHL in latents])
         for rates in observe_each(self.autoencoder, raw, units, context.signal_BTC, generators):
             total = total + rates
-        return expected_rate(torch.as_tensor(total), samples, self.usual_rates(units)), latents
+        mean = torch.as_tensor(total) / samples
+        return expected_rate(mean, self.usual_rates(units), self.config.dynamics.usual_share), latents
 
     def impute(
         self, batch: Batch, observed_BTC: Tensor, samples: int = 32, seed: int = 0, **settings: Any

@@ -24,6 +24,8 @@ class Rollout:
     counts: Tensor  # (S, B, H, C)
     usual: Tensor | None = None
     "Mean count of each unit over its train split, (B, 1, C); None of other signals than counts."
+    usual_share: float = 0.0
+    "Its weight in `expected_rate`."
 
     @property
     def mean_rate(self) -> Tensor:
@@ -32,17 +34,17 @@ class Rollout:
 
     @property
     def expected_rate(self) -> Tensor:
-        """`mean_rate` with the unit's usual rate as one sample more, (B, H, C)."""
-        return expected_rate(self.rates.sum(dim=0), len(self.rates), self.usual)
+        """`mean_rate` with the unit's usual rate at its share, (B, H, C)."""
+        return expected_rate(self.mean_rate, self.usual, self.usual_share)
 
 
-def expected_rate(summed: Tensor, samples: int, usual: Tensor | None) -> Tensor:
-    """Expected count given the sum over samples, (B, H, C), with the usual one, (B, 1, C), as one sample more.
+def expected_rate(mean: Tensor, usual: Tensor | None, share: float) -> Tensor:
+    """Expected count given the mean over samples, (B, H, C), and the usual one, (B, 1, C), which has `share` in it.
 
     Of a burst that comes in one of a hundred trials 32 samples mostly know nothing, and a likelihood does not forgive a
-    rate of nearly 0 where it comes. This is the posterior mean under a prior worth one sample.
+    rate of nearly 0 where it comes.
     """
-    return summed / samples if usual is None else (summed + usual) / (samples + 1)
+    return mean if usual is None else (1 - share) * mean + share * usual
 
 
 def row_generators(seed: int, sample_ids: Sequence[str], samples: int) -> list[torch.Generator]:

@@ -46,6 +46,9 @@ class DynamicsConfig:
     """Causal running means of the latents over these many bins are read beside each other."""
     condition_dropout: float = 0.1
     """Share of samples that do not see their session and subject in training; of covariates too, independently."""
+    usual_share: float = 0.03
+    """Weight, in forecast rates of counts, of the unit's mean over its train split; the rest is the mean over samples.
+    More where activity comes in bursts that samples miss. It changes no training."""
     gaussian_companion: bool = True
     """Also fit a Gaussian head on the same hidden states (without changing them), as the row to compare with."""
 
@@ -67,7 +70,7 @@ class DynamicsConfig:
             found.append(f"covariate_endings: expected a number in [0, 1], found {self.covariate_endings}")
         found += [
             f"{name}: expected a number in [0, 1), found {getattr(self, name)}"
-            for name in ("history_dropout", "condition_dropout")
+            for name in ("history_dropout", "condition_dropout", "usual_share")
             if not 0 <= getattr(self, name) < 1
         ]
         if self.noise_target == "corrected" and self.target == "level":

@@ -30,8 +30,8 @@ from neurochorus.pretrain.evaluation.windows import read_windows
 
 DEFINITIONS = {
     "bits_per_spike": "(NLL(null) - NLL(model)) / (spikes ln 2), pooled over units and bins of a session; null: each "
-    "unit's mean over the evaluated bins (NLB). Forecasts are free-running; rates are means over samples and, as one "
-    "more, the unit's mean over its train split.",
+    "unit's mean over the evaluated bins (NLB). Forecasts are free-running; rates are means over samples with a share "
+    "(model.dynamics.usual_share) of the unit's mean over its train split.",
     "r2": "1 - residual / total sum of squares for each unit, averaged over units. Forecasts are free-running; values "
     "are means over samples.",
 }

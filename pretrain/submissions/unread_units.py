@@ -52,7 +52,7 @@ def forward_rates(
         own = generators[number::samples]
         rates, _ = observe(autoencoder, raw_1BHL, units, batch.signal_BTC, own, want_counts=False, slow=slow_B1C)
         total += rates[0]
-    return expected_rate(total, samples, model.usual_rates(units))
+    return expected_rate(total / samples, model.usual_rates(units), model.config.dynamics.usual_share)
 
 
 def _without(values_BTC: Tensor, held_out_C: np.ndarray) -> Tensor:

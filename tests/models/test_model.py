@@ -57,12 +57,12 @@ def test_forecast_is_the_expected_rate_of_the_rollout(counts: torch.Tensor) -> N
     torch.testing.assert_close(mean, rollout.expected_rate)
     assert torch.equal(latents, rollout.latents)
     usual = model.autoencoder.units_of(context).mean_BC.unsqueeze(1)
-    torch.testing.assert_close(rollout.expected_rate, (rollout.rates.sum(dim=0) + usual) / 6)
+    torch.testing.assert_close(rollout.expected_rate, 0.97 * rollout.rates.mean(dim=0) + 0.03 * usual)
     assert not torch.allclose(rollout.expected_rate, rollout.mean_rate)
 
 
 def test_the_usual_rate_guards_against_what_no_sample_shows() -> None:
-    """Bursts of 20 spikes in 2 % of trials: the loss of the exact rate, of means over 32 samples, and with one more."""
+    """Bursts of 20 spikes in 2 % of trials: the loss of the exact rate, of means over 32 samples, and with a share."""
     rng = np.random.default_rng(0)
     bursts = torch.from_numpy(np.where(rng.random((32, 20_000, 1, 1)) < 0.02, 20.0, 0.01))
     counts = torch.from_numpy(rng.poisson(np.where(rng.random((20_000, 1, 1)) < 0.02, 20.0, 0.01))).double()
@@ -71,9 +71,10 @@ def test_the_usual_rate_guards_against_what_no_sample_shows() -> None:
     def loss(rate: torch.Tensor) -> float:
         return float((rate - counts * rate.log()).mean())
 
-    guarded = expected_rate(bursts.sum(dim=0), 32, true[:1])
-    assert loss(true) + 0.1 < loss(guarded) < loss(bursts.mean(dim=0)) - 0.1
-    torch.testing.assert_close(expected_rate(bursts.sum(dim=0), 32, None), bursts.mean(dim=0))
+    mean = bursts.mean(dim=0)
+    guarded = expected_rate(mean, true[:1], 0.03)
+    assert loss(true) + 0.1 < loss(guarded) < loss(mean) - 0.1
+    assert torch.equal(expected_rate(mean, None, 0.03), mean)
 
 
 def test_the_companion_is_the_gaussian_head_of_the_same_model(counts: torch.Tensor) -> None:
