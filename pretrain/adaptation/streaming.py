@@ -1,34 +1,24 @@
 """Following drift: the rows of one session are fitted again on its latest minutes while the model is in use.
 
-The trunk is frozen, so that latents stay in the coordinates that the dynamics and any decoder know. What is minimised
-is the autoencoder's training loss on recent windows and a Gaussian prior around the rows that the session came with:
-
-    mean loss of a bin + 1/2 sum((row - row_0)^2 / (drift * spread)^2) / (bins * expected spikes a bin)
-
-`spread` is the standard deviation of a table's column over all known units, `drift` how far rows are expected to move
-in units of it. A bin's loss is in nats per expected spike, so the sum is the posterior of the rows but for a factor:
-little data moves them little. New rows are taken over only if they are better on the last part of the buffer, which
-they were not fitted on.
+The trunk is frozen, so that latents stay in the coordinates that the dynamics and any decoder know (`row_fit.py`). New
+rows are taken over only if they are better on the last part of the buffer, which they were not fitted on.
 N windows, T bins, C units.
 """
 
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from neurochorus.data_shards.batch import Batch, earlier_fields
 from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.recording import as_counts, as_signal
 from neurochorus.models import NeuralModel, load, read_training, save
-from neurochorus.models.autoencoder import Autoencoder
 from neurochorus.pretrain.adaptation.recent_bins import RecentBins
+from neurochorus.pretrain.adaptation.row_fit import RecentWindows, Refit, RowFit
 from neurochorus.pretrain.adaptation.session_rows import (
     Rows,
     autoencoder_of_session,
@@ -40,33 +30,6 @@ from neurochorus.pretrain.adaptation.streaming_file import StreamState
 
 KEPT_SETTINGS = ("window_bins", "drift", "held_back", "learning_rate", "batch_windows")
 LEAST_WINDOWS = 4
-CHECKS = 4
-
-
-@dataclass(frozen=True)
-class Refit:
-    """What came of one refit. Losses are those of the held-back windows, a bin and expected spike in nats."""
-
-    accepted: bool
-    loss_before: float
-    loss_after: float
-    "Of the best rows that were found, taken over or not."
-    steps: int
-    seconds: float
-    bins: int
-    "Bins that the rows were fitted on."
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """Windows of the buffer, and what came before each, if the model reads it."""
-
-    signal_NTC: Tensor
-    earlier: Earlier | None
-
-    def at(self, places: slice | Tensor) -> "_Windows":
-        of_arrays = places if isinstance(places, slice) else places.numpy()
-        return _Windows(self.signal_NTC[places], None if self.earlier is None else self.earlier[of_arrays])
 
 
 class StreamingRows:
@@ -245,33 +208,13 @@ class StreamingRows:
     def _refit(self, begun: float, seconds: float, steps: int) -> Refit:
         fitted, held = self._split()
         autoencoder = autoencoder_of_session(self._model, self.session_id, self.rows)
-        start = {name: getattr(autoencoder, name).weight.detach().clone() for name in self.anchor}
-        parameters = {name: getattr(autoencoder, name).weight for name in self.anchor}
-        optimizer = torch.optim.Adam(parameters.values(), lr=self.learning_rate, betas=(0.9, 0.95))
-        looked = time.monotonic()
-        before = self._loss(autoencoder, held)
-        look_s = time.monotonic() - looked
-        best, best_loss, done, checked = start, before, 0, 0
-        progress = 0.0
-        while progress < 1:
-            optimizer.param_groups[0]["lr"] = self.learning_rate * (1 - progress)
-            self._step(autoencoder, parameters, optimizer, fitted)
-            done += 1
-            # what remains must do for one more look
-            progress = max(done / steps, (time.monotonic() - begun + look_s) / seconds)
-            if progress * CHECKS >= checked + 1:
-                checked = int(progress * CHECKS)
-                loss = self._loss(autoencoder, held)
-                if loss < best_loss:
-                    best_loss = loss
-                    best = {name: weight.detach().clone() for name, weight in parameters.items()}
-        accepted = best_loss < before
-        if accepted:
-            self.take_over({name: weight[1:] for name, weight in best.items()})
-        spent = time.monotonic() - begun
-        return Refit(accepted, before, best_loss, done, spent, fitted.signal_NTC.shape[0] * fitted.signal_NTC.shape[1])
+        fit = RowFit(autoencoder, self.anchor, self._spread, self.drift, self.batch_windows, self._generator)
+        refit, rows = fit.run(fitted, held, learning_rate=self.learning_rate, begun=begun, seconds=seconds, steps=steps)
+        if refit.accepted:
+            self.take_over(rows)
+        return refit
 
-    def _split(self) -> tuple["_Windows", "_Windows"]:
+    def _split(self) -> tuple[RecentWindows, RecentWindows]:
         """Windows to fit on and, after them in time, those held back."""
         windows_NTC = torch.from_numpy(self.recent.windows(self.window_bins).astype(np.float32))
         held = max(1, round(self.held_back * len(windows_NTC)))
@@ -282,59 +225,8 @@ class StreamingRows:
             )
         memory_bins = self._model.config.autoencoder.earlier_memory_bins
         earlier = None if memory_bins is None else Earlier.of_successive(windows_NTC.numpy(), memory_bins)
-        windows = _Windows(windows_NTC, earlier)
+        windows = RecentWindows(windows_NTC, earlier)
         return windows.at(slice(-held)), windows.at(slice(-held, None))
-
-    def _step(
-        self, autoencoder: Autoencoder, parameters: Rows, optimizer: torch.optim.Optimizer, fitted: "_Windows"
-    ) -> None:
-        autoencoder.train()
-        windows = len(fitted.signal_NTC)
-        chosen = torch.randint(windows, (min(self.batch_windows, windows),), generator=self._generator)
-        batch = self._batch(fitted.at(chosen))
-        loss, count, _ = autoencoder(batch)
-        units = autoencoder.units(batch.unit_rows_BC)
-        scale = autoencoder.observation.loss_scale(units.mean_BC, units.mask_BC).sum()
-        held = self._distance(parameters) / (windows * fitted.signal_NTC.shape[1] * scale)
-        # the trunk gets no gradients: it may be in use by others
-        gradients = torch.autograd.grad(loss / count + held, list(parameters.values()))
-        for weight, gradient in zip(parameters.values(), gradients, strict=True):
-            weight.grad = gradient
-        optimizer.step()
-
-    def _distance(self, parameters: Rows) -> Tensor:
-        """Minus the log of the prior, in nats up to a constant."""
-        parts = [
-            ((weight[1:] - self.anchor[name].to(weight)) / (self.drift * self._spread[name])).square().sum()
-            for name, weight in parameters.items()
-            if weight.numel()
-        ]
-        return 0.5 * torch.stack(parts).sum()
-
-    @torch.no_grad()
-    def _loss(self, autoencoder: Autoencoder, windows: "_Windows") -> float:
-        """Loss of a bin without dropout."""
-        autoencoder.eval()
-        total, bins = 0.0, 0
-        for first in range(0, len(windows.signal_NTC), 4 * self.batch_windows):
-            chunk = windows.at(slice(first, first + 4 * self.batch_windows))
-            loss, count, _ = autoencoder(self._batch(chunk))
-            total, bins = total + float(loss), bins + int(count)
-        return total / bins
-
-    def _batch(self, chosen: "_Windows") -> Batch:
-        windows, bins, units = chosen.signal_NTC.shape
-        return Batch(
-            signal_BTC=chosen.signal_NTC,
-            unit_rows_BC=torch.arange(1, units + 1)[None],
-            bin_mask_BT=torch.ones(windows, bins, dtype=torch.bool),
-            session_B=torch.ones(windows, dtype=torch.long),
-            subject_B=torch.ones(windows, dtype=torch.long),
-            covariates_BTK=torch.zeros(windows, bins, 0),
-            covariate_mask_BTK=torch.zeros(windows, bins, 0, dtype=torch.bool),
-            sample_ids=[f"{self.session_id}-{number:06d}" for number in range(windows)],
-            **earlier_fields(chosen.earlier),
-        ).to(self._model.device)
 
     @staticmethod
     def _check(

@@ -21,6 +21,7 @@ from neurochorus.models import (
     save,
 )
 from neurochorus.pretrain.adaptation.recent_bins import RecentBins
+from neurochorus.pretrain.adaptation.row_fit import RowFit
 from neurochorus.pretrain.adaptation.session_rows import rows_of, with_rows
 from neurochorus.pretrain.adaptation.streaming import StreamingRows
 from tests.models.conftest import entry, small_model
@@ -170,7 +171,7 @@ def test_rows_that_are_no_better_are_not_taken_over(trained) -> None:
     assert stream.model is model
 
 
-def test_the_anchor_keeps_little_data_from_spoiling_the_rows(trained) -> None:
+def test_the_anchor_keeps_little_data_from_spoiling_the_rows(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without drift, of a few windows: far from the anchor rows get worse on new data, near it they do not."""
     model, simulated = trained
     test_TC = simulated.record(BINS, 0.0)[0]
@@ -180,7 +181,7 @@ def test_the_anchor_keeps_little_data_from_spoiling_the_rows(trained) -> None:
         stream = StreamingRows(model, "a_s1", minutes=0.1, window_bins=WINDOW, drift=drift, learning_rate=4e-2)
         stream.push(few_TC)
         losses = iter(range(100, 0, -1))
-        stream._loss = lambda *_, losses=losses: float(next(losses))  # type: ignore[method-assign]
+        monkeypatch.setattr(RowFit, "loss", lambda *_, losses=losses: float(next(losses)))
         assert stream.refit(steps=50).accepted
         moved[drift] = loss_on(stream.model, test_TC) - loss_on(model, test_TC)
     assert moved[10.0] > 0.02
