@@ -16,7 +16,7 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.settings import parse_settings, read_values, settings_to_dict
 from neurochorus.launch.commands import CommandFailed, Part, run_all
-from neurochorus.launch.comparing_checks import refuse_too_little_data, thinned
+from neurochorus.launch.comparing_checks import keep_to, refuse_too_little_data, thinned
 from neurochorus.launch.comparing_parts import (
     JOINTLY,
     PER_SESSION,
@@ -32,7 +32,7 @@ from neurochorus.pretrain.evaluation.transfer import fraction_text, over_seeds, 
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
 from neurochorus.pretrain.evaluation.transfer_measures import file_stem, measure_called
 from neurochorus.pretrain.evaluation.transfer_text import transfer_markdown
-from neurochorus.pretrain.finetuning import FinetuneConfig
+from neurochorus.pretrain.finetuning import FinetuneConfig, with_windows_of_the_model
 from neurochorus.pretrain.fingerprint import weights_hash
 from neurochorus.pretrain.stop_section import StopSection
 
@@ -69,6 +69,7 @@ def prepare(options: Any, values: Mapping[str, Any]) -> tuple[Comparison, Corpus
     if wrong:
         raise ValueError(f"--arms {wrong[0]}: expected rows, lora, unfreeze or full")
     finetune = parse_settings(FinetuneConfig, with_stop(values), options.config or "command line")
+    finetune = with_windows_of_the_model(finetune)
     training = read_training(finetune.model)
     base, source = _base(options, finetune, training)
     model = json.loads((Path(finetune.model) / "config.json").read_text())["model"]
@@ -176,18 +177,8 @@ def _base(options: Any, finetune: FinetuneConfig, training: Mapping[str, Any]) -
 
 def _keep_to_settings(comparison: Comparison) -> None:
     """Refuse to go on with parts that were made with other settings."""
-    file, wanted = comparison.out / "comparison.json", json.loads(json.dumps(comparison.describe()))
     (comparison.out / "logs").mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        found = json.loads(file.read_text())
-        differing = [name for name in wanted if wanted[name] != found.get(name)]
-        if differing:
-            raise ValueError(
-                f"{file}: the parts there were made with other settings ({', '.join(differing)}): give another --out, "
-                "or the settings of that comparison"
-            )
-        return
-    write_whole(file, lambda handle: handle.write(json.dumps(wanted, indent=1).encode()))
+    keep_to(comparison.out / "comparison.json", comparison.describe())
 
 
 def _names(comparison: Comparison) -> Iterator[str]:
@@ -257,11 +248,11 @@ def _measured(
 
 
 def _endings(part: Part, **where: Any) -> Iterator[dict[str, Any]]:
-    """How each stage of a training ended: the step that was kept, and where it stopped if that was early."""
+    """How each stage of a training ended: the best step, the one that was kept, and where it stopped if early."""
     training = read_training(part.product.parent)
     for stage, ending in (training.get("early_stop") or {}).items():
-        steps = {"steps": training[stage]["steps"], **{key: ending[key] for key in ("best_step", "stopped_at")}}
-        yield {**where, "sessions": training["sessions"], "stage": stage, **steps}
+        steps = {key: ending[key] for key in ("best_step", "kept_step", "stopped_at")}
+        yield {**where, "sessions": training["sessions"], "stage": stage, "steps": training[stage]["steps"], **steps}
 
 
 def _baselines(comparison: Comparison, corpus: Corpus, fraction: float, seed: int, session: str) -> dict[str, float]:

@@ -1,6 +1,9 @@
 """What a comparison needs of the target data, looked at before anything is trained."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +11,7 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.thinning import ThinnedCorpus
 from neurochorus.launch.comparing_parts import Comparison
 from neurochorus.pretrain.covariates import refuse_other_widths
+from neurochorus.pretrain.evaluation.output_file import write_whole
 from neurochorus.pretrain.evaluation.suite.session_data import SessionData
 
 LISTED = 8
@@ -41,6 +45,21 @@ def refuse_too_little_data(comparison: Comparison, corpus: Corpus) -> None:
         raise ValueError(
             "sessions that cannot be compared:\n  - " + "\n  - ".join(problems[:LISTED]) + more + "\nLeave them out "
             "(data.exclude), give larger --fractions, or write the data set with another split."
+        )
+
+
+def keep_to(file: Path, settings: Mapping[str, Any]) -> None:
+    """Write what the parts in the folder of `file` are made with, or raise ValueError where that was something else."""
+    wanted = json.loads(json.dumps(settings))
+    if not file.exists():
+        write_whole(file, lambda handle: handle.write(json.dumps(wanted, indent=1).encode()))
+        return
+    found = json.loads(file.read_text())
+    differing = [name for name in wanted if wanted[name] != found.get(name)]
+    if differing:
+        raise ValueError(
+            f"{file}: the parts there were made with other settings ({', '.join(differing)}): give another --out, "
+            "or the settings of that comparison"
         )
 
 

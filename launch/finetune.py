@@ -27,11 +27,19 @@ from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(overrides_last(sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(overrides_last(words, list(FinetuneConfig.__dataclass_fields__)))
     options.overrides = [*options.set, *options.overrides]
     if options.compare is not None:
         from neurochorus.launch.comparing import compare  # what it needs takes seconds to import
 
+        for given, name, instead in (
+            (options.dry_run, "--dry-run", "leave it out"),
+            (options.adapt, "--adapt", "name what is compared with --arms"),
+        ):
+            if given:
+                print(f"error: {name} says nothing of --compare: {instead}", file=sys.stderr)
+                return 1
         return compare(options, _values(options))
 
     def configure() -> FinetuneConfig:

@@ -16,7 +16,7 @@ if importlib.util.find_spec("neurochorus") is None:  # not installed: use the ch
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "typings"))
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ from jsonargparse import ArgumentParser
 from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import SessionEntry, select_sessions
 from neurochorus.data_shards.naming import check_identifier, nearest_hint
-from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values
+from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values, settings_to_dict
 from neurochorus.launch.commands import CommandFailed, Part, free_ports, on_ranks, python, run, run_all
+from neurochorus.launch.comparing_checks import keep_to
 from neurochorus.launch.options import add_comparing_arms, command_parser
 from neurochorus.pretrain.config import ForecastSection, RunConfig
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
@@ -64,11 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
         name = file_stem("transfer", measure_called(options.measure, corpus, ForecastSection()))
         for target in targets:
             target.folder.mkdir(parents=True, exist_ok=True)
+            keep_to(target.folder / "pretrain.json", _pretrained_with(values, corpus, target))
         ports = free_ports(len(targets), FIRST_PORT)
         pretrainings = [_pretraining(options, target, port) for target, port in zip(targets, ports, strict=True)]
         run_all([part for part in pretrainings if not part.product.exists()], options.jobs)
+        bin_s = values["data"].get("bin_s")
         for target in targets:
-            run(_comparison(options, target), f"{target.subject}: adapted, and from nothing")
+            run(_comparison(options, target, bin_s), f"{target.subject}: adapted, and from nothing")
         text = report(corpus, targets, Path(options.out), name)
     except (CommandFailed, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -123,6 +126,20 @@ def report(corpus: Corpus, targets: Sequence[Target], out: Path, name: str) -> s
     return text
 
 
+def _pretrained_with(values: Mapping[str, Any], corpus: Corpus, target: Target) -> dict[str, Any]:
+    """All that the pretraining without a target depends on."""
+    config = parse_settings(RunConfig, {**values, "run": {**values.get("run", {}), "dir": "."}}, "settings")
+    settings = settings_to_dict(config)
+    chosen = {**settings["data"], "path": None, "sessions": None, "exclude": None}
+    return {
+        **{name: settings[name] for name in ("model", "autoencoder", "dynamics", "joint", "train", "stop", "forecast")},
+        "run.seed": config.run.seed,
+        "data": {name: value for name, value in chosen.items() if name not in ("workers", "prefetch")},
+        "sessions": list(target.sources),
+        "contents of the data": corpus.hash(),
+    }
+
+
 def _pretraining(options: Any, target: Target, port: int) -> Part:
     words = ["--config", options.config, *options.set, f"data.path={json.dumps(options.data)}"]
     words += [f"data.sessions={json.dumps(target.sources)}", "data.exclude=[]", f"run.dir={target.folder / 'pretrain'}"]
@@ -131,12 +148,13 @@ def _pretraining(options: Any, target: Target, port: int) -> Part:
     return Part(title, command, target.model, target.folder / "pretrain.txt")
 
 
-def _comparison(options: Any, target: Target) -> list[str]:
+def _comparison(options: Any, target: Target, bin_s: float | None) -> list[str]:
     words = ["--model", str(target.model), "--data", *options.data, "--sessions", *target.sessions]
     words += ["--out", str(target.folder / "compare"), "--compare", "scratch", "--arms", *options.arms]
     words += ["--fractions", *map(str, options.fractions), "--seeds", *map(str, options.seeds)]
     words += ["--measure", options.measure, "--jobs", str(options.jobs), "--ranks", str(options.ranks)]
     words += ["--config", options.finetune] if options.finetune else []
+    words += [] if bin_s is None else [f"data.bin_s={bin_s}"]
     words += ["--tuned", *options.tuned] if options.tuned else []
     words += ["--set", *options.set_finetune] if options.set_finetune else []
     return python("finetune.py", *words)

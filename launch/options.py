@@ -73,11 +73,12 @@ def add_comparing_arms(parser: ArgumentParser, when: str = "") -> None:
     parser.add_argument("--ranks", type=int, default=1, help=f"{when}processes of each training")
 
 
-def overrides_last(arguments: Sequence[str]) -> list[str]:
+def overrides_last(arguments: Sequence[str], loose: Sequence[str] = ()) -> list[str]:
     """The words of a command with section.key=value behind all others: argparse takes them in one stretch only.
 
-    A `--` before them keeps them from an option that takes several values.
+    A `--` before them keeps them from an option that takes several values. `loose`: settings of no section.
     """
-    overrides = [word for word in arguments if re.match(r"\w+(\.\w+)+=", word)]
+    pattern = "|".join([r"\w+(\.\w+)+", *map(re.escape, loose)])
+    overrides = [word for word in arguments if re.match(f"({pattern})=", word)]
     others = [word for word in arguments if word not in overrides]
     return [*others, "--", *overrides] if overrides else others

@@ -54,7 +54,7 @@ def _early_stop(stages: Mapping[str, Mapping[str, Any]]) -> str:
         error = "" if ending["standard_error"] is None else f" ± {ending['standard_error']:.2g}"
         stopped = f"stopped at step {ending['stopped_at']}, " if ending["stopped_at"] is not None else ""
         parts.append(
-            f"{stage} {stopped}weights of step {ending['best_step']} kept (validation loss "
+            f"{stage} {stopped}weights of step {ending['kept_step']} kept (best validation loss "
             f"{ending['validation_loss']:.5g}{error} over {ending['validation_windows']} windows)"
         )
     return "; ".join(parts) or "none"

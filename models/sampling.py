@@ -13,6 +13,7 @@ SAMPLING_SETTINGS = (
     "dynamics.masked.order",
     "dynamics.masked.schedule",
     "dynamics.masked.overlap",
+    "dynamics.usual_share",
     "heads.energy.temperature_acts_on",
     "heads.flow.steps",
     "heads.flow.solver",
@@ -49,6 +50,8 @@ def _refuse_what_is_not_read(model: NeuralModel, path: str) -> None:
             f"sampling: {path!r} cannot be changed on a trained model; can be: {', '.join(SAMPLING_SETTINGS)}"
         )
     section, name = path.split(".")[:2]
+    if path.count(".") == 1:  # every model reads it
+        return
     own = model.config.head if section == "heads" else model.config.dynamics.order
     if name != own:
         what = "head" if section == "heads" else "order"

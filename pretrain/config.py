@@ -322,10 +322,12 @@ class RunConfig:
                 "train.compile: at zero.stage 3 DeepSpeed's hooks cut the compiled blocks to pieces, with no gain: set "
                 "it to false, or zero.stage to 2"
             )
-        if self.checkpoint.best and (self.evaluation.every is None or self.checkpoint.every % self.evaluation.every):
+        scored = self.evaluation.every if self.stop is None else self.stop.every
+        if self.checkpoint.best and (scored is None or self.checkpoint.every % scored):
+            section = "evaluation" if self.stop is None else "stop"
             found.append(
-                f"checkpoint.best: needs a score at each checkpoint: let evaluation.every ({self.evaluation.every}) "
-                f"divide checkpoint.every ({self.checkpoint.every})"
+                f"checkpoint.best: needs a score at each checkpoint: let {section}.every ({scored}) divide "
+                f"checkpoint.every ({self.checkpoint.every})"
             )
         window, burn_in = self.data.window_bins, self.model.autoencoder.burn_in_bins
         if window is not None and window <= burn_in:
@@ -342,8 +344,6 @@ class RunConfig:
             found.append(
                 "dynamics.init: dynamics are taken over with their autoencoder; set autoencoder.init to the same"
             )
-        if self.checkpoint.best and self.evaluation.every is None:
-            found.append("checkpoint.best: there is no score to choose by; set evaluation.every")
         if self.run.init is not None and self.dynamics.init is not None:
             found.append("run.init: the autoencoder and the dynamics are taken over already (dynamics.init)")
         if self.joint is not None and self.model.dynamics.order != "causal":

@@ -4,10 +4,10 @@ A stage that comes to the end of its steps keeps its last weights, unless others
 error of the difference: after a handful of windows the smallest of many losses is chosen by chance, and learning rates
 have fallen for the last ones.
 
-    checkpoints/STAGE/best/step_00000120.safetensors     weights of the best evaluation so far
+    checkpoints/STAGE/best/step_00000120.safetensors     weights that would be kept if the stage ended now
 
-A checkpoint says which evaluation was the best when it was written, and the weights of every one that a checkpoint
-names stay. So a resumed run stops where an undisturbed one would, with the same weights.
+A checkpoint says which weights were kept when it was written, and those of every step that a checkpoint names stay. So
+a resumed run stops where an undisturbed one would, with the same weights.
 """
 
 import math
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from neurochorus.pretrain.batch_losses import BatchLosses, difference_error
@@ -42,7 +43,7 @@ class EarlyStopping:
         self._weights: dict[str, Tensor] = {}
         self._state: dict[str, Any] = {
             **{"step": None, "loss": None, "error": None, "losses": []},  # of the best
-            **{"waited": 0, "last": 0},
+            **{"kept": None, "waited": 0, "last": 0},
         }
         self._handed: int | None = None
 
@@ -59,7 +60,7 @@ class EarlyStopping:
     @property
     def state(self) -> dict[str, Any]:
         """To be saved with a checkpoint."""
-        self._handed = self._state["step"]
+        self._handed = self._state["kept"]
         return dict(self._state)
 
     def resume(self, state: Mapping[str, Any], elsewhere: Path | None = None) -> None:
@@ -67,13 +68,13 @@ class EarlyStopping:
 
         `elsewhere`: the folder of checkpoints of another run, if the checkpoint is of one.
         """
-        self._state |= state
+        self._state |= {"kept": state["step"], **state}
         folders = [folder for folder in (self._folder, elsewhere) if folder is not None]
-        files = [file for folder in folders if (file := _file(folder, state["step"])).is_file()]
+        files = [file for folder in folders if (file := _file(folder, self._state["kept"])).is_file()]
         if not files:
             raise ValueError(
-                f"{_file(self._folder, state['step'])}: the best weights so far are missing; without them the run "
-                "cannot continue: put the file back, or remove the checkpoints of this stage to train it anew"
+                f"{_file(self._folder, self._state['kept'])}: the best weights so far are missing; without them the "
+                "run cannot continue: put the file back, or remove the checkpoints of this stage to train it anew"
             )
         try:
             self._weights = load_file(files[0])
@@ -90,17 +91,20 @@ class EarlyStopping:
         loss = self._ranks.gather(scores.values["validation_loss"])[0]
         first = not self.begun
         self._state["last"] = step
-        if first or self._better(loss) or (at_the_end and self._as_good(loss, scores.losses)):
+        best = first or self._better(loss)
+        if best:
             losses = [[number, *values] for number, values in scores.losses.items()]
             error = scores.values.get("validation_se")
             self._state |= {"step": step, "loss": loss, "error": error, "losses": losses, "waited": 0}
-            self._weights = {name: value.contiguous() for name, value in weights().items()}
-            self._save()
         else:
             self._state["waited"] += 1
+        if best or (at_the_end and self._as_good(loss, scores.losses)):
+            self._state["kept"] = step
+            self._weights = {name: value.contiguous() for name, value in weights().items()}
+            self._save()
         if first and self.windows < LEAST_WINDOWS:
             self._say(
-                f"stop: the valid split of the new sessions has {self.windows} windows, fewer than {LEAST_WINDOWS}: "
+                f"stop: the valid split has {self.windows} windows, fewer than {LEAST_WINDOWS}: "
                 f"its loss is {self._shown()}, and the choice of the best step is as uncertain"
             )
 
@@ -114,7 +118,7 @@ class EarlyStopping:
         error = self._ranks.gather(difference_error(losses, best))[0]
         return error is not None and loss - self._state["loss"] <= error
 
-    def best_weights(self) -> dict[str, Tensor]:
+    def kept_weights(self) -> dict[str, Tensor]:
         """Of the whole stage, on the CPU."""
         return self._weights
 
@@ -126,6 +130,7 @@ class EarlyStopping:
         """What a model card says."""
         return {
             "best_step": self._state["step"],
+            "kept_step": self._state["kept"],
             "validation_loss": self._state["loss"],
             "standard_error": self._state["error"],
             "stopped_at": self._state["last"] if self.spent else None,
@@ -136,8 +141,8 @@ class EarlyStopping:
         """One line for the screen."""
         why = f"stopped at step {self._state['last']}, after {self._state['waited']} evaluations without a new best"
         return (
-            f"{stage}: {why if self.spent else 'ran to its last step'}; the weights of step {self._state['step']} are "
-            f"kept, validation loss {self._shown()}"
+            f"{stage}: {why if self.spent else 'ran to its last step'}; the weights of step {self._state['kept']} are "
+            f"kept, the best validation loss was {self._shown()} at step {self._state['step']}"
         )
 
     def _shown(self) -> str:
@@ -152,14 +157,18 @@ class EarlyStopping:
 
     def _written(self) -> str | None:
         """On the first rank; what went wrong, None where nothing did."""
-        file = _file(self._folder, self._state["step"])
-        partial = file.with_name(f".{file.name}.partial")
+        file = _file(self._folder, self._state["kept"])
+        partial = file.with_name(".partial")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(self._weights, partial)
+            with partial.open("wb") as handle:
+                handle.write(serialized(self._weights))
+                handle.flush()
+                os.fsync(handle.fileno())  # a checkpoint that names it may outlive the machine's power
             os.replace(partial, file)
             saved = [read_position(checkpoint).early for checkpoint in complete_checkpoints(self._folder)]
-            needed = {self._state["step"], self._handed, *(early["step"] for early in saved if early)}
+            named = {early.get("kept", early["step"]) for early in saved if early}
+            needed = {self._state["kept"], self._handed, *named}
             for other in file.parent.glob("step_*.safetensors"):
                 if int(re.sub(r"\D", "", other.stem)) not in needed:
                     other.unlink()

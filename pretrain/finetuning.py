@@ -65,6 +65,7 @@ class FinetuneConfig:
     """Model directory to start from."""
     run: RunSection
     data: DataSection
+    """`data.window_bins` is that of the model's training unless given."""
     autoencoder: StageSection = StageSection(steps=600, learning_rate=5e-3)
     """Fitting of unit rows and session biases; with `adapt` of the encoder and decoder too."""
     dynamics: StageSection = StageSection(steps=200, learning_rate=5e-3)
@@ -162,7 +163,7 @@ def finetune(config: FinetuneConfig, ranks: Ranks) -> Path:
     resume_path(run)
     fingerprints = {stage: run_fingerprint(run, data, stage, config.further()) for stage in stages_of(run)}
     if "autoencoder" in fingerprints:
-        fingerprints["autoencoder"][BASIS] = weights_hash(model)
+        fingerprints["autoencoder"][BASIS] = prepared.base_weights
     directory.prepare(run, ranks, deepspeed_settings(run, ranks.world), fingerprints)
     ranks.barrier()
     watch = Watch(run, directory.path, ranks.first)
@@ -211,6 +212,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
     Nothing is written. Raises ValueError as `finetune` does.
     """
     torch.manual_seed(config.run.seed)
+    config = with_windows_of_the_model(config)
     model = load(config.model)
     run = _run_config(config, model)
     data = TrainingData.open(run)
@@ -229,6 +231,13 @@ def prepare(config: FinetuneConfig) -> Prepared:
         free_old_rows(model)
     transfer_width(model, config.train.base_width, new=False)
     return Prepared(model, run, data, config.mode, old_state, base_weights, known, start)
+
+
+def with_windows_of_the_model(config: FinetuneConfig) -> FinetuneConfig:
+    """The settings with windows as long as in the model's training, where they say nothing of it."""
+    if config.data.window_bins is not None:
+        return config
+    return replace(config, data=replace(config.data, window_bins=read_training(config.model).get("window_bins")))
 
 
 def _within_passes(run: RunConfig, passes: float, windows: int) -> RunConfig:
@@ -255,7 +264,9 @@ def _adapted(prepared: Prepared, trainer: Trainer, name: str) -> Mapping[str, Te
     if section.init is not None:
         return fitted_elsewhere(prepared, Path(section.init), name)
     stage = prepared.stage(name)
-    weights = trainer.train(stage, section, prepared.model.registry, (prepared.model,))
+    # where new rows start is computed anew, on another kind of processor with other last bits; a checkpoint has them
+    basis = prepared.base_weights if name == "autoencoder" else weights_hash(prepared.model)
+    weights = trainer.train(stage, section, prepared.model.registry, basis)
     return merged(weights, prepared.mode.lora.alpha / prepared.mode.lora.rank)
 
 

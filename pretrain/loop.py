@@ -152,7 +152,7 @@ def _train(
                 f"{stage.name} stopped at step {step + 1}: {run.stop.reason or 'another rank was asked'}", ranks.first
             )
     run.watch.end(stage.name)
-    weights = engine.state_dict() if run.early is None else run.early.best_weights()
+    weights = engine.state_dict() if run.early is None else run.early.kept_weights()
     if run.early is not None:
         run.watch.say(run.early.summary(stage.name))
     return {name.removeprefix("trained."): value for name, value in weights.items()}

@@ -1,12 +1,12 @@
 """Pretraining from data sets to a model directory: autoencoder, whitening, dynamics, export."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.loader import training_batches
@@ -61,11 +61,11 @@ class Trainer:
     """The same as plain values, of stages that an earlier part of the run has finished."""
 
     def train(
-        self, stage: Stage, section: StageSection, registry: UnitRegistry, stands_on: Sequence[nn.Module] = ()
+        self, stage: Stage, section: StageSection, registry: UnitRegistry, basis: str | None = None
     ) -> dict[str, Tensor]:
         """The trained weights of the stage, on every rank.
 
-        Only a checkpoint that was made with the same weights of `stands_on` is continued.
+        Only a checkpoint that was made on the same `basis`, a hash of weights, is continued.
         """
         plan = self.data.plan(self.config, stage.name)
         fingerprint = run_fingerprint(self.config, self.data, stage.name, self.further)
@@ -73,8 +73,8 @@ class Trainer:
         if self.early is not None:
             windows = count_windows(self.config, self.data, "valid")
             self.endings[stage.name] = EarlyStopping(self.early, folder, windows, self.ranks, self.watch.say)
-        if stands_on:
-            fingerprint[BASIS] = weights_hash(*stands_on)
+        if basis is not None:
+            fingerprint[BASIS] = basis
         run = StageRun(
             config=self.config,
             section=section,
@@ -262,7 +262,7 @@ def _second_stage(trainer: Trainer, model: NeuralModel) -> None:
         take_dynamics(model, config.dynamics.init)
         return
     stage = dynamics_stage(model, config.train.precision)
-    weights = trainer.train(stage, config.dynamics, model.registry, (model.autoencoder, model.whitening))
+    weights = trainer.train(stage, config.dynamics, model.registry, weights_hash(model.autoencoder, model.whitening))
     model.dynamics.load_state_dict(weights)
 
 
@@ -271,7 +271,7 @@ def _third_stage(trainer: Trainer, model: NeuralModel) -> None:
     config = trainer.config
     if config.joint is not None:
         stage = joint_stage(model, config.train.precision)
-        weights = trainer.train(stage, config.joint, model.registry, (model,))
+        weights = trainer.train(stage, config.joint, model.registry, weights_hash(model))
         model.dynamics.load_state_dict({name.removeprefix("dynamics."): w for name, w in weights.items()})
 
 

@@ -101,7 +101,8 @@ def validation_windows(
     if once and smallest <= micro_batch:
         return lambda: _every_window(config, data, registry, ranks, sessions, smallest)
     if batches < ranks.world:
-        raise ValueError(f"evaluation.batches: {batches} for {ranks.world} ranks: give each of them one at least")
+        name = "stop" if once else "evaluation"
+        raise ValueError(f"{name}.batches: {batches} for {ranks.world} ranks: give each of them one at least")
     plan = sample_plan(config, data.corpus, "valid", sessions, "validation", group=micro_batch)
 
     def windows() -> Numbered:

@@ -144,5 +144,6 @@ def _slope(rows_NK: np.ndarray, log_rate_N: np.ndarray, regions: Sequence[str]) 
     if power < 1e-9 or len(x_N) < 3:
         return np.zeros(rows_NK.shape[1])
     slope_K = x_N @ y_NK / power
-    variance_K = np.square(y_NK - np.outer(x_N, slope_K)).sum(axis=0) / (len(x_N) - 2) / power
+    free = max(1, len(x_N) - len(set(regions)) - 1)
+    variance_K = np.square(y_NK - np.outer(x_N, slope_K)).sum(axis=0) / free / power
     return slope_K * np.maximum(0.0, 1 - variance_K / np.maximum(slope_K**2, 1e-30))

@@ -39,7 +39,9 @@ class RandomEffects:
         np.add.at(sums_GK, number_N, values_NK)
         own_GK = sums_GK / sizes_G[:, None]
         total, count = len(values_NK), len(names)
-        within_K = np.square(values_NK - own_GK[number_N]).sum(axis=0) / max(1, total - count)
+        # where no group has two members nothing tells groups from members: all count as one
+        around = own_GK[number_N] if total > count else values_NK.mean(axis=0)
+        within_K = np.square(values_NK - around).sum(axis=0) / max(1, total - (count if total > count else 1))
         between_K = np.zeros_like(within_K)
         if count > 1 and total > count:
             spread_K = (sizes_G[:, None] * np.square(own_GK - values_NK.mean(axis=0))).sum(axis=0)

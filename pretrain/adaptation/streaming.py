@@ -28,7 +28,7 @@ from neurochorus.pretrain.adaptation.session_rows import (
 )
 from neurochorus.pretrain.adaptation.streaming_file import StreamState
 
-KEPT_SETTINGS = ("window_bins", "drift", "held_back", "learning_rate", "batch_windows")
+KEPT_SETTINGS = ("window_bins", "drift", "held_back", "learning_rate", "batch_windows", "unit_ids", "max_bytes")
 LEAST_WINDOWS = 4
 
 
@@ -79,6 +79,7 @@ class StreamingRows:
             )
         self.session_id, self.window_bins, self.drift, self.held_back = session_id, window_bins, drift, held_back
         self.learning_rate, self.batch_windows = learning_rate, batch_windows
+        self.unit_ids, self.max_bytes = ids, max_bytes
         self.recent = RecentBins(bins, len(ids), dtype)
         self.anchor: Rows = rows_of(model, session_id)
         """The rows that the session came with, which new ones are held to."""

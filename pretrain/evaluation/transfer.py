@@ -33,9 +33,12 @@ def transfer_results(
     arms: ByArm,
     trials: Mapping[str, Mapping[str, int]],
     baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    subjects: Mapping[str, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The content of transfer.json: the values, and paired comparisons of adaptations with trainings from scratch.
+
+    `subjects`: session -> animal, where there are several: comparisons then say in how many of them they hold.
 
     `measure`: `metric`, what it is of (`title`) and its `definition`. A value that is not defined, as bits a spike
     without spikes, is None there. `reaches` tells with what share of the data an adaptation is as good as the best
@@ -59,7 +62,8 @@ def transfer_results(
             for arm, by_fraction in arms.items()
         },
         "trials": trials,
-        "comparisons": transfer_comparisons(arms, fractions),
+        "comparisons": transfer_comparisons(arms, fractions, subjects),
+        **({} if subjects is None else {"subjects": dict(subjects)}),
         "baselines": {
             name: {
                 text: {session: _or_none(value) for session, value in by_session.items()}
@@ -100,11 +104,14 @@ def over_seeds(values: Mapping[str, Sequence[float | None]]) -> dict[str, float 
     return made
 
 
-def transfer_comparisons(arms: ByArm, fractions: Sequence[float]) -> list[dict[str, Any]]:
+def transfer_comparisons(
+    arms: ByArm, fractions: Sequence[float], subjects: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Every adaptation against every training from scratch at each fraction, paired over sessions (means over seeds).
 
     As the `comparisons` of metrics.json, with `fraction` beside them, the mean difference of each seed (`by_seed`; None
-    where no session has both values) and what the `interval` is: student or bootstrap.
+    where no session has both values) and what the `interval` is: student or bootstrap. With `subjects` (session ->
+    animal) also how many animals there are, and in how many the mean over their sessions is better (`subjects_won`).
     """
     made = []
     for fraction in fractions:
@@ -115,8 +122,21 @@ def transfer_comparisons(arms: ByArm, fractions: Sequence[float]) -> list[dict[s
                 if found is not None:
                     kind = "student" if found["sessions"] < FEW_SESSIONS else "bootstrap"
                     pair = (arms[found[key]][fraction_text(fraction)] for key in ("better_row", "than_row"))
-                    made.append({**found, "fraction": fraction, "interval": kind, "by_seed": _by_seed(*pair)})
+                    by_subject = {} if subjects is None else _subjects_won(rows, found, subjects)
+                    by_seed = _by_seed(*pair)
+                    made.append({**found, "fraction": fraction, "interval": kind, "by_seed": by_seed, **by_subject})
     return made
+
+
+def _subjects_won(
+    rows: Mapping[str, Mapping[str, float | None]], found: Mapping[str, Any], subjects: Mapping[str, str]
+) -> dict[str, int]:
+    gains: dict[str, list[float]] = {}
+    for session, better in rows[found["better_row"]].items():
+        than = rows[found["than_row"]].get(session)
+        if better is not None and than is not None:
+            gains.setdefault(subjects[session], []).append(better - than)
+    return {"subjects": len(gains), "subjects_won": sum(float(np.mean(own)) > 0 for own in gains.values())}
 
 
 def _by_seed(

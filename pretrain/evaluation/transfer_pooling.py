@@ -32,6 +32,7 @@ def pooled_transfer(results: Mapping[str, Mapping[str, Any]], **more: Any) -> di
         _merged("arms", results),
         _of_all_sessions(results, {name: one["trials"] for name, one in results.items()}),
         _merged("baselines", results),
+        subjects={session: name for name, one in results.items() for own in one["trials"].values() for session in own},
         model={name: one.get("model") for name, one in results.items()},
         tuned={name: one.get("tuned") for name, one in results.items()},
         stop=first.get("stop"),

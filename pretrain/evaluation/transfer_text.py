@@ -17,8 +17,7 @@ def transfer_markdown(results: Mapping[str, Any]) -> str:
         f"{results['metric'].replace('_', ' ')} of {results['title']} on the test split, mean over {sessions} sessions "
         f"and {len(results['seeds'])} seeds, 95 % interval over sessions ({kind})",
         "",
-        "Intervals and tests are over these sessions, given this pretrained model: they do not tell what another "
-        "pretraining would give.",
+        _what_tests_tell(results),
         "",
         "| | " + " | ".join(heads) + " |",
         "|---" * (1 + len(fractions)) + "|",
@@ -32,8 +31,26 @@ def transfer_markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _what_tests_tell(results: Mapping[str, Any]) -> str:
+    subjects = len(set(results.get("subjects", {}).values()))
+    if not subjects:
+        return (
+            "Intervals and tests are over these sessions, given this pretrained model: they do not tell what another "
+            "pretraining would give."
+        )
+    return (
+        f"Intervals and p are over sessions, as if these were independent. They are of {subjects} animals, and "
+        "sessions of one share it and a pretrained model, so p is too small where animals differ: see in how many of "
+        "them the mean is better."
+    )
+
+
 def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["| data | better | than | difference | by seed | p | sessions won |", "|---|---|---|---|---|---|---|"]
+    pooled = any("subjects" in one for one in comparisons)
+    lines = [
+        "| data | better | than | difference | by seed | p | sessions won |" + (" animals won |" if pooled else ""),
+        "|---" * (8 if pooled else 7) + "|",
+    ]
     for one in comparisons:
         interval = "" if one["low"] is None else f" ({one['low']:.4f} to {one['high']:.4f})"
         p = "" if one["p"] is None else f"{one['p']:.2g}"
@@ -41,6 +58,7 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"| {_percent(one['fraction'])} | {one['better_row']} | {one['than_row']} | "
             f"{one['difference']:.4f}{interval} | {seeds} | {p} | {one['wins']} of {one['sessions']} |"
+            + (f" {one['subjects_won']} of {one['subjects']} |" if pooled else "")
         )
     return lines
 
@@ -64,14 +82,15 @@ def _endings(endings: Sequence[Mapping[str, Any]], stop: Mapping[str, Any] | Non
     lines = [
         "",
         f"Every training was scored on its valid split every {stop['every']} steps, and stopped after "
-        f"{stop['patience']} scores without a new best; the weights of its best step are kept.",
+        f"{stop['patience']} scores without a new best; the weights of its best step are kept, at the end of its steps "
+        "the last ones unless others were better by more than the standard error of the difference.",
         "",
     ]
     for arm in dict.fromkeys(one["arm"] for one in endings):
         parts = []
         for stage in dict.fromkeys(one["stage"] for one in endings if one["arm"] == arm):
             own = [one for one in endings if (one["arm"], one["stage"]) == (arm, stage)]
-            kept, steps = (_range([one[key] for one in own]) for key in ("best_step", "steps"))
+            kept, steps = (_range([one[key] for one in own]) for key in ("kept_step", "steps"))
             early = sum(one["stopped_at"] is not None for one in own)
             last = sum(one["best_step"] == one["steps"] for one in own)
             part = (

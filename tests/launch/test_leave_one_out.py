@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from neurochorus.data_shards.writer import write_dataset
-from neurochorus.launch.leave_one_out import _comparison, _parser, _pretraining, find_targets, main
+from neurochorus.launch.comparing_checks import keep_to
+from neurochorus.launch.leave_one_out import (
+    _comparison,
+    _parser,
+    _pretrained_with,
+    _pretraining,
+    find_targets,
+    main,
+)
 from tests.pretrain.adaptation.small_runs import driven_recording
 
 
@@ -55,11 +63,27 @@ def test_the_commands(values: dict[str, Any], tmp_path: Path) -> None:
     assert "deepspeed" in first.command[0]
     assert 'data.path=["x", "y"]' in first.command
     assert "run.seed=1" in first.command
-    second = _comparison(options, target)
+    second = _comparison(options, target, None)
     assert second[second.index("--sessions") + 1 : second.index("--out")] == list(target.sessions)
     assert second[-2:] == ["--set", "stop.every=9"]
+    assert "data.bin_s=0.04" in _comparison(options, target, 0.04)
     assert second[second.index("--seeds") + 1] == "3"
     assert "--tuned" not in second
+
+
+def test_pretrainings_of_other_settings_are_not_taken_for_these(values: dict[str, Any], tmp_path: Path) -> None:
+    corpus, targets = find_targets(values, None, tmp_path, "test")
+    file = tmp_path / "pretrain.json"
+    keep_to(file, _pretrained_with(values, corpus, targets[0]))
+    quicker = {**values, "data": {**values["data"], "workers": 3}, "wandb": {"mode": "disabled"}}
+    keep_to(file, _pretrained_with(quicker, corpus, targets[0]))  # what moves no result
+    for others, named in (
+        ({**values, "autoencoder": {"steps": 6}}, "autoencoder"),
+        ({**values, "run": {"seed": 1}}, r"run\.seed"),
+        ({**values, "data": {**values["data"], "fraction": 0.5}}, "data"),
+    ):
+        with pytest.raises(ValueError, match=rf"made with other settings \({named}\)"):
+            keep_to(file, _pretrained_with(others, corpus, targets[0]))
 
 
 PRETRAINING = """

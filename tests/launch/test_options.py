@@ -17,6 +17,18 @@ def test_settings_are_told_from_the_values_of_options() -> None:
         *["dynamics.steps=3", "model.head=flow"],
     ]
     assert overrides_last(["--out", "run"]) == ["--out", "run"]
+    loose = ["--sessions", "a", "passes=60", "x=1"]
+    assert overrides_last(loose, ["passes"]) == ["--sessions", "a", "x=1", "--", "passes=60"]
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], ["--adapt", "lora"]])
+def test_finetune_does_not_take_for_a_comparison_what_says_nothing_of_it(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(tmp_path), "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert finetune.main([*arguments, "--compare", "scratch", *words]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {words[0]} says nothing of --compare: ")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("words", [["dynamics.stps=3"], ["--set", "dynamics.stps=3"], ["--set", "adpt=lora"]])

@@ -33,6 +33,16 @@ def test_a_flow_takes_the_named_solver() -> None:
     assert np.abs(generated(model) - fine).max() < 0.05 * np.abs(before - fine).max()
 
 
+def test_the_share_of_the_usual_rate_in_a_forecast() -> None:
+    model = small_model()
+    rollout = model.rollout(model.context("b_s1", np.ones((2, 5, 8))), 6, 4, seed=0)
+    set_sampling(model, ["dynamics.usual_share=0.5"])
+    other = model.rollout(model.context("b_s1", np.ones((2, 5, 8))), 6, 4, seed=0)
+    np.testing.assert_array_equal(other.rates, rollout.rates)
+    assert rollout.usual is not None
+    np.testing.assert_allclose(other.expected_rate, (rollout.mean_rate + rollout.usual) / 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

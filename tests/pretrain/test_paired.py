@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, wilcoxon
+from scipy.stats import binomtest, ttest_1samp, wilcoxon
 
 from neurochorus.pretrain.evaluation.suite.paired import (
     compare_rows,
@@ -51,10 +51,22 @@ def test_students_interval_holds_the_mean_as_often_as_it_says(sessions: int):
     )
     shown = [paired_bootstrap(values, draws=400, student_below=sessions + 1) for values in draws[:3]]
     assert [(one["low"], one["high"]) for one in shown] == student[:3]
-    assert shown[0]["p"] == paired_bootstrap(draws[0], draws=400)["p"]
+    assert shown[0]["p"] == pytest.approx(max(np.asarray(ttest_1samp(draws[0], 0.0))[1], 2.0 ** (1 - sessions)))
     plain = [paired_bootstrap(values, draws=400) for values in draws[:300]]
     assert np.mean([float(one["low"] or 0) <= 0 <= float(one["high"] or 0) for one in plain]) < 0.9
     assert student_interval(np.array([1.0])) is None
+
+
+def test_students_p_is_as_often_small_as_it_says() -> None:
+    """A bootstrap of six sessions would say p < 0.05 in 13 % of cases without a difference."""
+    draws = np.random.default_rng(3).normal(size=(1000, 6))
+    small = np.mean([float(paired_bootstrap(d, draws=50, student_below=15)["p"] or 1) < 0.05 for d in draws])
+    assert 0.03 < small < 0.07
+    found = paired_bootstrap(np.array([0.01] * 5 + [1.0]), student_below=15)
+    assert found["low"] is not None
+    assert found["low"] < 0
+    assert found["p"] is not None
+    assert found["p"] > 0.05  # an interval that holds 0 and the p agree
 
 
 def test_one_session_claims_nothing_and_equal_rows_are_equal():

@@ -115,7 +115,7 @@ def test_the_target_is_the_best_from_scratch_on_the_largest_share_given() -> Non
 def test_the_text_says_how_trainings_ended() -> None:
     def ending(seed: int, best: int, stopped: int | None) -> dict:
         return {"arm": "scratch, jointly", "fraction": 1.0, "seed": seed, "sessions": SESSIONS, "stage": "autoencoder",
-                "steps": 90, "best_step": best, "stopped_at": stopped}  # fmt: skip
+                "steps": 90, "best_step": best, "kept_step": best, "stopped_at": stopped}  # fmt: skip
 
     text = transfer_markdown(
         {**results(), "endings": [ending(0, 40, 70), ending(1, 90, None)], "stop": {"every": 10, "patience": 3}}

@@ -23,7 +23,14 @@ def one_animal(values: dict[str, tuple[float, float]], **more: Any) -> dict[str,
         "scratch, jointly": {"0.5": {session: [value[1]] for session, value in values.items()}},
     }
     baselines = {"ridge": {"0.5": dict.fromkeys(values, 0.01)}}
-    ending = {"arm": "pretrained, rows", "stage": "dynamics", "best_step": 5, "steps": 9, "stopped_at": None}
+    ending = {
+        "arm": "pretrained, rows",
+        "stage": "dynamics",
+        "best_step": 5,
+        "kept_step": 5,
+        "steps": 9,
+        "stopped_at": None,
+    }
     facts = {"stop": STOP, "model": "m", "tuned": {"0.5": {"chosen": "8:1:2:1"}}, "endings": [ending], **more}
     return transfer_results(SPIKES, [0.5], [0], arms, {"0.5": dict.fromkeys(values, 7)}, baselines, **facts)
 
@@ -34,13 +41,19 @@ def test_tests_are_over_the_sessions_of_all_animals() -> None:
     pooled = pooled_transfer({"ann": ann, "ben": ben})
     (comparison,) = pooled["comparisons"]
     assert (comparison["sessions"], comparison["wins"]) == (3, 3)
+    assert (comparison["subjects"], comparison["subjects_won"]) == (2, 2)
     assert comparison["difference"] == pytest.approx((0.2 + 0.1 + 0.3) / 3)
     assert pooled["trials"]["0.5"] == {"a": 7, "b": 7, "c": 7}
     assert pooled["baselines"]["ridge"]["0.5"] == {"a": 0.01, "b": 0.01, "c": 0.01}
     assert pooled["model"] == {"ann": "m", "ben": "n"}
     assert [ending["target"] for ending in pooled["endings"]] == ["ann", "ben"]
     assert pooled["reaches_what"]["value"] == pytest.approx(0.5 / 3)
-    assert "mean over 3 sessions" in transfer_markdown(json.loads(json.dumps(pooled)))
+    text = transfer_markdown(json.loads(json.dumps(pooled)))
+    assert "mean over 3 sessions" in text
+    assert "They are of 2 animals" in text
+    assert "| 3 of 3 | 2 of 2 |" in text
+    worse = pooled_transfer({"ann": ann, "ben": one_animal({"c": (0.25, 0.3)}), "cat": one_animal({"d": (0.6, 0.1)})})
+    assert (worse["comparisons"][0]["subjects"], worse["comparisons"][0]["subjects_won"]) == (3, 2)
 
 
 def test_comparisons_that_were_made_otherwise_are_not_pooled() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, t, wilcoxon
+from scipy.stats import binomtest, t, ttest_1samp, wilcoxon
 
 from neurochorus.pretrain.evaluation.suite.tables import Better, SuiteTable
 
@@ -35,7 +35,7 @@ def paired_bootstrap(
 ) -> dict[str, float | int | None]:
     """Mean of paired differences (one a session), its 95 % percentile interval and two-sided p by bootstrap.
 
-    With fewer sessions than `student_below` the interval, not the p, is Student's.
+    With fewer sessions than `student_below` the interval and the p are those of Student's paired t test.
 
     p = 2 min(#(mean <= 0), #(mean >= 0)) / draws over resampled means, each count with one added (so never 0), at most
     1 and at least 2^(1 - n). Also two-sided `sign_p` (binomial, ties left out) and `wilcoxon_p` (signed ranks). With
@@ -64,7 +64,10 @@ def paired_bootstrap(
     student = student_interval(values) if len(values) < student_below else None
     if student is not None:
         result["low"], result["high"] = student
-    result["p"] = min(1.0, max(2 * float(tail) / (draws + 1), 2.0 ** (1 - len(values))))
+    p = 2 * float(tail) / (draws + 1)
+    if student is not None and values.std() > 0:
+        p = float(np.asarray(ttest_1samp(values, 0.0))[1])
+    result["p"] = min(1.0, max(p, 2.0 ** (1 - len(values))))
     if wins + losses:
         result["sign_p"] = float(binomtest(wins, wins + losses).pvalue)
         result["wilcoxon_p"] = float(np.asarray(wilcoxon(values))[1])

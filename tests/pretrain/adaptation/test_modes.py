@@ -1,6 +1,9 @@
 """What moves in each mode, how fast and from when on; and that nothing changes before the first step."""
 
 import copy
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,22 @@ def test_passes_bound_the_steps_by_the_data(base: Path) -> None:
     assert preview(tuning(base, passes=0.001, **steps)).steps == {"autoencoder": 1, "dynamics": 1}
     section = prepare(tuning(base, passes=5, **steps)).run.autoencoder  # what the learning rate falls over
     assert section.steps == bounded["autoencoder"]
+
+
+def test_windows_are_as_long_as_in_the_training_of_the_model(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base / "base", tmp_path / "base")
+    card = json.loads((tmp_path / "base" / "config.json").read_text())
+    card["training"]["window_bins"] = 4
+    (tmp_path / "base" / "config.json").write_text(json.dumps(card))
+
+    def windows(model: Path, window_bins: int | None) -> int:
+        config = replace(tuning(base), model=str(model))
+        return preview(replace(config, data=replace(config.data, window_bins=window_bins))).sessions[0].train_windows
+
+    as_given = {bins: windows(base / "base", bins) for bins in (4, 6, None)}
+    assert as_given[4] > as_given[6] > as_given[None]  # None: the model had whole samples, of 12 bins
+    assert windows(tmp_path / "base", None) == as_given[4]
+    assert windows(tmp_path / "base", 6) == as_given[6]
 
 
 def test_a_group_that_has_not_begun_stays_to_the_bit_whatever_the_decay(base: Path) -> None:

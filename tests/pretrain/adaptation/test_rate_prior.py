@@ -132,3 +132,12 @@ def test_dispersion_is_one_for_poisson_counts_and_more_for_units_that_drift(tmp_
     write_dataset([made], tmp_path / "data", name="small", sample_bins=bins)
     found = dispersion_of(Corpus(tmp_path / "data"), "a1")
     assert found == pytest.approx(1 + drift * 0.4 * bins, rel=0.1)  # variance m + drift m^2, m = 0.4 * bins
+
+
+def test_groups_of_one_member_each_are_no_evidence_that_members_are_alike() -> None:
+    values = np.random.default_rng(4).normal(size=(20, 3), scale=0.3)
+    made = RandomEffects.of(values, [f"g{number}" for number in range(20)])
+    np.testing.assert_allclose(made.within_K, values.var(axis=0, ddof=1))
+    mean_K, variance_K = made.expected("never seen")
+    np.testing.assert_allclose(mean_K, values.mean(axis=0))
+    np.testing.assert_allclose(variance_K, values.var(axis=0, ddof=1))

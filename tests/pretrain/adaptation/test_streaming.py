@@ -231,6 +231,9 @@ def test_state_and_model_are_written_and_read_back(trained, tmp_path: Path) -> N
     for rows in ("rows", "anchor"):
         assert all(torch.equal(value, getattr(stream, rows)[name]) for name, value in getattr(again, rows).items())
     assert (again.learning_rate, again.recent.room) == (2e-2, stream.recent.room)
+    for one in (stream, again):  # what comes now has its columns in the order that the stream began with
+        one.push(counts_TC[:100, ::-1])
+    assert np.array_equal(again.recent.windows(40), stream.recent.windows(40))
     again.export(tmp_path / "drifted")
     batch = model.context("a_s1", windows(counts_TC)[:2])
     assert torch.equal(load(tmp_path / "drifted").encode(batch), stream.model.encode(batch))
