@@ -130,12 +130,12 @@ class Comparison:
 
     def describe(self) -> dict[str, Any]:
         """All that the results depend on, but which arms, fractions and seeds there are: those may be added."""
-        adaptation = _that_move_results(settings_to_dict(self.finetune))
+        adaptation = that_move_results(settings_to_dict(self.finetune))
         del adaptation["adapt"]
         scratch = settings_to_dict(self.scratch)
         return {
             "finetune": adaptation,
-            "scratch": {**_that_move_results(scratch), "model": scratch["model"]},
+            "scratch": {**that_move_results(scratch), "model": scratch["model"]},
             "sessions": list(self.sessions),
             "ranks": self.ranks,
             "weights of the model": self.weights,
@@ -193,7 +193,7 @@ class Comparison:
         return self._ports[folder]
 
 
-def _that_move_results(settings: Mapping[str, Any]) -> dict[str, Any]:
+def that_move_results(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those of MOVE_NO_RESULT."""
     kept = {name: value for name, value in settings.items() if name not in MOVE_NO_RESULT[""]}
     for section in ("data", "train"):

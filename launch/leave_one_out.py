@@ -17,7 +17,7 @@ if importlib.util.find_spec("neurochorus") is None:  # not installed: use the ch
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -28,6 +28,7 @@ from neurochorus.data_shards.naming import check_identifier, nearest_hint
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values, settings_to_dict
 from neurochorus.launch.commands import CommandFailed, Part, free_ports, on_ranks, python, run, run_all
 from neurochorus.launch.comparing_checks import keep_to
+from neurochorus.launch.comparing_parts import that_move_results
 from neurochorus.launch.options import add_comparing_arms, command_parser
 from neurochorus.pretrain.config import ForecastSection, RunConfig
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
@@ -129,13 +130,11 @@ def report(corpus: Corpus, targets: Sequence[Target], out: Path, name: str) -> s
 def _pretrained_with(values: Mapping[str, Any], corpus: Corpus, target: Target) -> dict[str, Any]:
     """All that the pretraining without a target depends on."""
     config = parse_settings(RunConfig, {**values, "run": {**values.get("run", {}), "dir": "."}}, "settings")
-    settings = settings_to_dict(config)
-    chosen = {**settings["data"], "path": None, "sessions": None, "exclude": None}
+    settings = settings_to_dict(replace(config, data=replace(config.data, sessions=list(target.sources), exclude=[])))
     return {
-        **{name: settings[name] for name in ("model", "autoencoder", "dynamics", "joint", "train", "stop", "forecast")},
+        **that_move_results(settings),
+        "model": settings["model"],
         "run.seed": config.run.seed,
-        "data": {name: value for name, value in chosen.items() if name not in ("workers", "prefetch")},
-        "sessions": list(target.sources),
         "contents of the data": corpus.hash(),
     }
 

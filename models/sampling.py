@@ -49,8 +49,8 @@ def _refuse_what_is_not_read(model: NeuralModel, path: str) -> None:
         raise ValueError(
             f"sampling: {path!r} cannot be changed on a trained model; can be: {', '.join(SAMPLING_SETTINGS)}"
         )
-    section, name = path.split(".")[:2]
-    if path.count(".") == 1:  # every model reads it
+    section, name, *rest = path.split(".")
+    if not rest:  # every model reads it
         return
     own = model.config.head if section == "heads" else model.config.dynamics.order
     if name != own:

@@ -42,8 +42,13 @@ class EarlyStopping:
         self._folder, self._ranks, self._say = folder, ranks, say
         self._weights: dict[str, Tensor] = {}
         self._state: dict[str, Any] = {
-            **{"step": None, "loss": None, "error": None, "losses": []},  # of the best
-            **{"kept": None, "waited": 0, "last": 0},
+            "step": None,  # this and the next three: of the best
+            "loss": None,
+            "error": None,
+            "losses": [],
+            "kept": None,
+            "waited": 0,
+            "last": 0,
         }
         self._handed: int | None = None
 

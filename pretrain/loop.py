@@ -8,7 +8,7 @@ state but the optimizer's, and the noise of a sample does not depend on the numb
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from neurochorus.pretrain.schedules import learning_rate
 from neurochorus.pretrain.stages import Stage
 from neurochorus.pretrain.stopping import StopRequest
 from neurochorus.pretrain.trouble import Step, Trouble, spoiled_if_not_finite
-from neurochorus.pretrain.validation import Numbered, Scores, Validation
+from neurochorus.pretrain.validation import Numbered, Validation
 from neurochorus.pretrain.watch import Watch
 from neurochorus.pretrain.watching.drawn import DrawnSamples
 from neurochorus.pretrain.watching.sources import SourceLosses
@@ -125,25 +125,19 @@ def _train(
         except FloatingPointError:
             checkpoints.finish()
             raise
-        last, scores = step + 1 == run.section.steps, Scores()
+        last, scores = step + 1 == run.section.steps, {}
         if validation is not None and ((step + 1) % (config.evaluation.every or 1) == 0 or last):
             hang.at(f"{stage.name} step {step + 1}: evaluating")
-            with run.watch.timed("evaluation"):
-                scores = validation.scores(engine)
-                if run.early is not None:
-                    run.early.note(step + 1, scores, engine.state_dict, last)
-                    scores = replace(scores, values=scores.values | run.early.line())
-                    last = last or run.early.spent
+            scores = _evaluate(engine, validation, run, step + 1, last)
+            last = last or (run.early is not None and run.early.spent)
         norm = engine.gradient_norm
-        run.watch.step(stage.name, step + 1, seen, sums, rate, norm, waited, scores.values, run.sources, run.drawn)
+        run.watch.step(stage.name, step + 1, seen, sums, rate, norm, waited, scores, run.sources, run.drawn)
         if (step + 1) % kept.every == 0 or last or stop_wanted:
             hang.at(f"{stage.name} step {step + 1}: saving a checkpoint")
             with run.watch.timed("checkpoint"):
                 identity = (ranks.world, config.zero.stage, run.fingerprint)
                 early = None if run.early is None else run.early.state
-                position = Position(
-                    step + 1, seen, *identity, trouble.state, scores.values.get("validation_loss"), early
-                )
+                position = Position(step + 1, seen, *identity, trouble.state, scores.get("validation_loss"), early)
                 checkpoints.save(engine, position, behind=kept.write_behind and not (last or stop_wanted))
         if last:
             break
@@ -156,6 +150,16 @@ def _train(
     if run.early is not None:
         run.watch.say(run.early.summary(stage.name))
     return {name.removeprefix("trained."): value for name, value in weights.items()}
+
+
+def _evaluate(engine: Engine, validation: Validation, run: StageRun, step: int, at_the_end: bool) -> dict[str, float]:
+    """Scores after a step for the run's record, with what early stopping makes of them."""
+    with run.watch.timed("evaluation"):
+        scores = validation.scores(engine)
+        if run.early is None:
+            return scores.values
+        run.early.note(step, scores, engine.state_dict, at_the_end)
+        return scores.values | run.early.line()
 
 
 def _resume(checkpoints: Checkpoints, engine: Engine, run: StageRun, stage: str) -> tuple[int, int, Trouble]:

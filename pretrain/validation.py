@@ -34,9 +34,8 @@ Numbered = Iterable[tuple[int, Batch]]
 class Scores:
     """What an evaluation found."""
 
-    values: dict[str, float] = field(default_factory=dict)
-    """`validation_loss` and its parts, a valid bin; `validation_se`, the standard error of the loss where it is known.
-    Empty: there was no evaluation."""
+    values: dict[str, float]
+    """`validation_loss` and its parts, a valid bin; `validation_se`, standard error of the loss where it is known."""
     losses: BatchLosses = field(default_factory=dict)
 
 

@@ -39,11 +39,11 @@ class RandomEffects:
         np.add.at(sums_GK, number_N, values_NK)
         own_GK = sums_GK / sizes_G[:, None]
         total, count = len(values_NK), len(names)
-        # where no group has two members nothing tells groups from members: all count as one
-        around = own_GK[number_N] if total > count else values_NK.mean(axis=0)
-        within_K = np.square(values_NK - around).sum(axis=0) / max(1, total - (count if total > count else 1))
+        repeated = total > count  # else nothing tells groups from members: all count as one
+        centre, fitted = (own_GK[number_N], count) if repeated else (values_NK.mean(axis=0), 1)
+        within_K = np.square(values_NK - centre).sum(axis=0) / max(1, total - fitted)
         between_K = np.zeros_like(within_K)
-        if count > 1 and total > count:
+        if count > 1 and repeated:
             spread_K = (sizes_G[:, None] * np.square(own_GK - values_NK.mean(axis=0))).sum(axis=0)
             balance = total - np.square(sizes_G).sum() / total
             between_K = np.maximum(0.0, (spread_K - (count - 1) * within_K) / balance)

@@ -39,7 +39,6 @@ def transfer_results(
     """The content of transfer.json: the values, and paired comparisons of adaptations with trainings from scratch.
 
     `subjects`: session -> animal, where there are several: comparisons then say in how many of them they hold.
-
     `measure`: `metric`, what it is of (`title`) and its `definition`. A value that is not defined, as bits a spike
     without spikes, is None there. `reaches` tells with what share of the data an adaptation is as good as the best
     training from scratch is on the largest share: `reaches_what`.

@@ -75,7 +75,12 @@ def test_pretrainings_of_other_settings_are_not_taken_for_these(values: dict[str
     corpus, targets = find_targets(values, None, tmp_path, "test")
     file = tmp_path / "pretrain.json"
     keep_to(file, _pretrained_with(values, corpus, targets[0]))
-    quicker = {**values, "data": {**values["data"], "workers": 3}, "wandb": {"mode": "disabled"}}
+    quicker = {
+        **values,
+        "data": {**values["data"], "workers": 3},
+        "wandb": {"mode": "disabled"},
+        "train": {"log_every": 3},
+    }
     keep_to(file, _pretrained_with(quicker, corpus, targets[0]))  # what moves no result
     for others, named in (
         ({**values, "autoencoder": {"steps": 6}}, "autoencoder"),
