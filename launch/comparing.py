@@ -8,7 +8,7 @@ where it was stopped.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from neurochorus.launch.comparing_parts import (
     scratch_settings,
 )
 from neurochorus.models import load, read_training
+from neurochorus.pretrain.config import RunConfig
 from neurochorus.pretrain.evaluation.output_file import write_whole
 from neurochorus.pretrain.evaluation.transfer import fraction_text, over_seeds, transfer_results
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
@@ -42,10 +43,10 @@ STOP = StopSection(every=50, patience=20, batches=16)
 time alone, to stop on a plateau would leave a training from nothing unfinished."""
 
 
-def compare(options: Any, values: Mapping[str, Any]) -> int:
-    """Run the comparison; `values`: settings of the adaptation. Returns the exit status."""
+def compare(options: Any, values: Callable[[], Mapping[str, Any]]) -> int:
+    """Run the comparison; `values` reads the settings of the adaptation. Returns the exit status."""
     try:
-        comparison, corpus = prepare(options, values)
+        comparison, corpus = prepare(options, values())
         stop = comparison.finetune.stop
         assert stop is not None
         print(f"stop: every arm is scored every {stop.every} steps, and ends after {stop.patience} without a new best")
@@ -62,18 +63,30 @@ def compare(options: Any, values: Mapping[str, Any]) -> int:
 
 def prepare(options: Any, values: Mapping[str, Any]) -> tuple[Comparison, Corpus]:
     """What is to be compared, and the target data. Raises ValueError for settings and data that do not fit."""
+    finetune = with_windows_of_the_model(adaptation_of(options, values))
+    training = read_training(finetune.model)
+    base, source = _base(options, finetune, training)
+    model = json.loads((Path(finetune.model) / "config.json").read_text())["model"]
+    scratch = scratch_settings(finetune, model, training.get("forecast", {}), base, source)
+    return planned(options, finetune, scratch, weights_hash(load(finetune.model)))
+
+
+def adaptation_of(options: Any, values: Mapping[str, Any]) -> FinetuneConfig:
+    """The settings of the adaptation. Raises ValueError for them, and for fractions and arms that there are not."""
     for fraction in options.fractions:
         if not 0 < fraction <= 1:
             raise ValueError(f"--fractions {fraction:g}: expected shares above 0, at most 1")
     wrong = [arm for arm in options.arms if arm not in ("rows", "lora", "unfreeze", "full")]
     if wrong:
         raise ValueError(f"--arms {wrong[0]}: expected rows, lora, unfreeze or full")
-    finetune = parse_settings(FinetuneConfig, with_stop(values), options.config or "command line")
-    finetune = with_windows_of_the_model(finetune)
-    training = read_training(finetune.model)
-    base, source = _base(options, finetune, training)
-    model = json.loads((Path(finetune.model) / "config.json").read_text())["model"]
-    scratch = scratch_settings(finetune, model, training.get("forecast", {}), base, source)
+    return parse_settings(FinetuneConfig, with_stop(values), options.config or "command line")
+
+
+def planned(options: Any, finetune: FinetuneConfig, scratch: RunConfig, weights: str = "") -> tuple[Comparison, Corpus]:
+    """The comparison and its data; of the model nothing is read, `weights` is their hash.
+
+    Raises ValueError for sizes and measures that there are not, and for sessions with too little data.
+    """
     corpus = Corpus(finetune.data.paths, finetune.data.bin_s)
     sessions = select_sessions(corpus.sessions, finetune.data.sessions, finetune.data.exclude)
     sizes = [Size.parse(text) for text in options.tuned] if options.tuned else default_sizes(scratch.model)
@@ -96,7 +109,7 @@ def prepare(options: Any, values: Mapping[str, Any]) -> tuple[Comparison, Corpus
             scratch.model.autoencoder.earlier_memory_bins,
             scratch.model.autoencoder.causal,
         ),
-        weights=weights_hash(load(finetune.model)),
+        weights=weights,
         data=corpus.hash(),
         covariates={session: frozenset(corpus.session(session).covariates) for session in sessions},
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 if importlib.util.find_spec("neurochorus") is None:  # not installed: use the checkout that this file lies in
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "typings"))
 
+from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -27,9 +28,7 @@ from neurochorus.pretrain.finetuning import FinetuneConfig, finetune
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(overrides_last(words, list(FinetuneConfig.__dataclass_fields__)))
-    options.overrides = [*options.set, *options.overrides]
+    options = options_of(sys.argv[1:] if arguments is None else arguments)
     if options.compare is not None:
         from neurochorus.launch.comparing import compare  # what it needs takes seconds to import
 
@@ -40,10 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
             if given:
                 print(f"error: {name} says nothing of --compare: {instead}", file=sys.stderr)
                 return 1
-        return compare(options, _values(options))
+        return compare(options, lambda: values_of(options))
 
     def configure() -> FinetuneConfig:
-        return parse_settings(FinetuneConfig, _values(options), options.config or "command line")
+        return parse_settings(FinetuneConfig, values_of(options), options.config or "command line")
 
     if not options.dry_run:
         return run_training(configure, finetune)
@@ -82,7 +81,15 @@ def show(found: Preview, config: FinetuneConfig, console: Console) -> None:
         console.print(f"little data: {line}")
 
 
-def _values(options: Any) -> dict[str, Any]:
+def options_of(words: Sequence[str]) -> Any:
+    """The words of the command; what --set says is among the `overrides`."""
+    options = _parser().parse_args(overrides_last(words, list(FinetuneConfig.__dataclass_fields__)))
+    options.overrides = [*options.set, *options.overrides]
+    return options
+
+
+def values_of(options: Any) -> dict[str, Any]:
+    """Settings of the adaptation: those of the file, and over them those of the command."""
     values = read_values(options.config) if options.config else {}
     given = {"model": options.model, "run": {"dir": options.out}, "data": {"path": options.data}}
     if options.sessions:

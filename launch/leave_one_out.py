@@ -26,11 +26,14 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.manifest import SessionEntry, select_sessions
 from neurochorus.data_shards.naming import check_identifier, nearest_hint
 from neurochorus.data_shards.settings import apply_overrides, parse_settings, read_values, settings_to_dict
+from neurochorus.launch import finetune
 from neurochorus.launch.commands import CommandFailed, Part, free_ports, on_ranks, python, run, run_all
+from neurochorus.launch.comparing import adaptation_of, planned
 from neurochorus.launch.comparing_checks import keep_to
-from neurochorus.launch.comparing_parts import that_move_results
+from neurochorus.launch.comparing_parts import scratch_settings, that_move_results
 from neurochorus.launch.options import add_comparing_arms, command_parser
 from neurochorus.pretrain.config import ForecastSection, RunConfig
+from neurochorus.pretrain.covariates import with_widths
 from neurochorus.pretrain.evaluation.transfer_file import write_transfer
 from neurochorus.pretrain.evaluation.transfer_gains import gains_markdown, session_facts, transfer_gains
 from neurochorus.pretrain.evaluation.transfer_measures import file_stem, measure_called
@@ -65,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
         corpus, targets = find_targets(values, options.subjects, Path(options.out), options.config)
         name = file_stem("transfer", measure_called(options.measure, corpus, ForecastSection()))
         for target in targets:
+            _refuse_what_cannot_be_compared(options, values, corpus, target)
+        for target in targets:
             target.folder.mkdir(parents=True, exist_ok=True)
             keep_to(target.folder / "pretrain.json", _pretrained_with(values, corpus, target))
         ports = free_ports(len(targets), FIRST_PORT)
@@ -72,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         run_all([part for part in pretrainings if not part.product.exists()], options.jobs)
         bin_s = values["data"].get("bin_s")
         for target in targets:
-            run(_comparison(options, target, bin_s), f"{target.subject}: adapted, and from nothing")
+            adapted = python("finetune.py", *_comparison(options, target, bin_s))
+            run(adapted, f"{target.subject}: adapted, and from nothing")
         text = report(corpus, targets, Path(options.out), name)
     except (CommandFailed, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -147,7 +153,20 @@ def _pretraining(options: Any, target: Target, port: int) -> Part:
     return Part(title, command, target.model, target.folder / "pretrain.txt")
 
 
+def _refuse_what_cannot_be_compared(options: Any, values: Mapping[str, Any], corpus: Corpus, target: Target) -> None:
+    """Raise ValueError for all that the comparison would refuse, had the model been trained already."""
+    config = parse_settings(RunConfig, {**values, "run": {**values.get("run", {}), "dir": "."}}, options.config)
+    config = replace(config, model=with_widths(config.model, [corpus.session(source) for source in target.sources]))
+    chosen = finetune.options_of(_comparison(options, target, config.data.bin_s))
+    adaptation = adaptation_of(chosen, finetune.values_of(chosen))
+    if adaptation.data.window_bins is None:
+        adaptation = replace(adaptation, data=replace(adaptation.data, window_bins=config.data.window_bins))
+    own = settings_to_dict(config)
+    planned(chosen, adaptation, scratch_settings(adaptation, own["model"], own["forecast"], own, options.config))
+
+
 def _comparison(options: Any, target: Target, bin_s: float | None) -> list[str]:
+    """The words behind finetune.py."""
     words = ["--model", str(target.model), "--data", *options.data, "--sessions", *target.sessions]
     words += ["--out", str(target.folder / "compare"), "--compare", "scratch", "--arms", *options.arms]
     words += ["--fractions", *map(str, options.fractions), "--seeds", *map(str, options.seeds)]
@@ -156,7 +175,7 @@ def _comparison(options: Any, target: Target, bin_s: float | None) -> list[str]:
     words += [] if bin_s is None else [f"data.bin_s={bin_s}"]
     words += ["--tuned", *options.tuned] if options.tuned else []
     words += ["--set", *options.set_finetune] if options.set_finetune else []
-    return python("finetune.py", *words)
+    return words
 
 
 def _parser() -> ArgumentParser:

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from neurochorus.data_shards.manifest import SessionEntry
 from neurochorus.data_shards.seeds import seed_number
-from neurochorus.models import JointConfig, NeuralModel, load
+from neurochorus.data_shards.settings import settings_to_dict
+from neurochorus.models import SAMPLING_SETTINGS, JointConfig, NeuralModel, load
+from neurochorus.models.model import ModelConfig
 from neurochorus.pretrain.config import RunConfig
+from neurochorus.pretrain.fingerprint import flattened, setting_differences
 from neurochorus.pretrain.width_transfer import transfer_width
 
 
@@ -46,13 +50,24 @@ def take_autoencoder(model: NeuralModel, source: NeuralModel) -> None:
 
 
 def take_dynamics(model: NeuralModel, path: str) -> None:
-    """Give `model` the trained dynamics of another. Raises ValueError when their settings or heads differ."""
+    """Give `model` the trained dynamics of another; how either samples may differ, and settings of a joint stage.
+
+    Raises ValueError when the settings that belong to their weights differ.
+    """
     source = load(path)
-    for what, own, other in (
-        ("model.dynamics", *(replace(one.config.dynamics, joint=JointConfig()) for one in (model, source))),
-        ("model.head", model.config.head, source.config.head),
-        ("model.heads", model.config.heads, source.config.heads),
-    ):
-        if own != other:
-            raise ValueError(f"dynamics.init {path}: it was trained with another {what} than that of this run; copy it")
+    problems = setting_differences(
+        _of_trained_dynamics(source.config), _of_trained_dynamics(model.config), f"in {path}"
+    )
+    if problems:
+        raise ValueError(
+            f"dynamics.init {path}: its weights belong to other settings than those below `model` of this run; copy "
+            "them:\n  - " + "\n  - ".join(problems)
+        )
     model.dynamics.load_state_dict(source.dynamics.state_dict())
+
+
+def _of_trained_dynamics(config: ModelConfig) -> dict[str, Any]:
+    """Settings of dynamics and heads (dotted name -> value) but those of sampling and of a joint stage."""
+    values = settings_to_dict(replace(config, dynamics=replace(config.dynamics, joint=JointConfig())))
+    chosen = dict(flattened({name: values[name] for name in ("dynamics", "head", "heads")}))
+    return {name: value for name, value in chosen.items() if name not in SAMPLING_SETTINGS}

@@ -3,13 +3,14 @@
 An arm is a way to get a model of the target sessions: an adaptation of the pretrained one, or a training from scratch.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from neurochorus.pretrain.evaluation.suite.paired import FEW_SESSIONS, compare_rows, paired_bootstrap
+from neurochorus.pretrain.evaluation.suite.paired import compare_rows, paired_bootstrap
 
 ByArm = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
 """Arm -> fraction as text -> session -> a value for each seed."""
@@ -36,7 +37,7 @@ def transfer_results(
     subjects: Mapping[str, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The content of transfer.json: the values, and paired comparisons of adaptations with trainings from scratch.
+    """The content of transfer.json: the values, and paired comparisons of adaptations with the other rows.
 
     `subjects`: session -> animal, where there are several: comparisons then say in how many of them they hold.
     `measure`: `metric`, what it is of (`title`) and its `definition`. A value that is not defined, as bits a spike
@@ -61,7 +62,7 @@ def transfer_results(
             for arm, by_fraction in arms.items()
         },
         "trials": trials,
-        "comparisons": transfer_comparisons(arms, fractions, subjects),
+        "comparisons": transfer_comparisons(arms, fractions, baselines, subjects),
         **({} if subjects is None else {"subjects": dict(subjects)}),
         "baselines": {
             name: {
@@ -104,27 +105,51 @@ def over_seeds(values: Mapping[str, Sequence[float | None]]) -> dict[str, float 
 
 
 def transfer_comparisons(
-    arms: ByArm, fractions: Sequence[float], subjects: Mapping[str, str] | None = None
+    arms: ByArm,
+    fractions: Sequence[float],
+    baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    subjects: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Every adaptation against every training from scratch at each fraction, paired over sessions (means over seeds).
+    """At each fraction, paired over sessions (means over seeds): every adaptation against every training from scratch,
+    the other adaptations and the best baseline of that fraction, and the best training from scratch against the latter.
 
-    As the `comparisons` of metrics.json, with `fraction` beside them, the mean difference of each seed (`by_seed`; None
-    where no session has both values) and what the `interval` is: student or bootstrap. With `subjects` (session ->
-    animal) also how many animals there are, and in how many the mean over their sessions is better (`subjects_won`).
+    As the `comparisons` of metrics.json, with `fraction` beside them and the mean difference of each seed (`by_seed`;
+    None where no session has both values, nothing for baselines). With `subjects` (session -> animal) also how many
+    animals there are, and in how many the mean over their sessions is better (`subjects_won`).
     """
     made = []
     for fraction in fractions:
-        rows = {arm: over_seeds(by_fraction.get(fraction_text(fraction), {})) for arm, by_fraction in arms.items()}
-        for adapted in (arm for arm in rows if not arm.startswith(SCRATCH)):
-            for scratch in (arm for arm in rows if arm.startswith(SCRATCH)):
-                found = compare_rows("transfer", "higher", rows, adapted, scratch, student_below=FEW_SESSIONS)
-                if found is not None:
-                    kind = "student" if found["sessions"] < FEW_SESSIONS else "bootstrap"
-                    pair = (arms[found[key]][fraction_text(fraction)] for key in ("better_row", "than_row"))
-                    by_subject = {} if subjects is None else _subjects_won(rows, found, subjects)
-                    by_seed = _by_seed(*pair)
-                    made.append({**found, "fraction": fraction, "interval": kind, "by_seed": by_seed, **by_subject})
+        text = fraction_text(fraction)
+        rows = {arm: over_seeds(by_fraction.get(text, {})) for arm, by_fraction in arms.items()}
+        of_baselines = {
+            name: {session: _or_none(value) for session, value in by_fraction.get(text, {}).items()}
+            for name, by_fraction in baselines.items()
+        }
+        rows |= of_baselines
+        for one, other in _pairs(arms, of_baselines, fraction):
+            found = compare_rows("transfer", "higher", rows, one, other)
+            if found is not None:
+                found |= {"fraction": fraction, "by_seed": []}
+                if one in arms and other in arms:
+                    found["by_seed"] = _by_seed(*(arms[found[key]][text] for key in ("better_row", "than_row")))
+                by_subject = {} if subjects is None else _subjects_won(rows, found, subjects)
+                made.append({**found, **by_subject})
     return made
+
+
+def _pairs(
+    arms: ByArm, baselines: Mapping[str, Mapping[str, float | None]], fraction: float
+) -> Iterator[tuple[str, str]]:
+    """Rows that are compared at a fraction; `baselines` of that fraction: name -> session -> value."""
+    adapted = [arm for arm in arms if not arm.startswith(SCRATCH)]
+    scratch = [arm for arm in arms if arm.startswith(SCRATCH)]
+    yield from itertools.product(adapted, scratch)
+    yield from itertools.combinations(adapted, 2)
+    known = {name: found[0] for name, values in baselines.items() if (found := summary(values)) is not None}
+    if known:
+        baseline = max(known, key=lambda name: known[name])
+        best = best_arm(arms, fraction, from_scratch=True)
+        yield from ((arm, baseline) for arm in [*adapted, *([] if best is None else [best[0]])])
 
 
 def _subjects_won(
@@ -177,12 +202,12 @@ def reaches(fractions: Sequence[float], values: Sequence[float | None], target: 
 def summary(values: Mapping[str, float | None]) -> tuple[float, float, float] | None:
     """Mean over sessions and its 95 % interval (the mean itself for a single session).
 
-    The interval is Student's with fewer than FEW_SESSIONS, else by bootstrap over sessions.
+    The interval is Student's of few sessions, else by bootstrap over sessions.
     """
     numbers = np.array([value for value in values.values() if value is not None])
     if not len(numbers):
         return None
-    found = paired_bootstrap(numbers, student_below=FEW_SESSIONS)
+    found = paired_bootstrap(numbers)
     mean = float(numbers.mean())
     low, high = found["low"], found["high"]
     return mean, mean if low is None else float(low), mean if high is None else float(high)

@@ -11,8 +11,9 @@ SHARED = ("metric", "title", "fractions", "seeds", "stop")
 def pooled_transfer(results: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
     """The content of transfer.json over the sessions of all targets; `results`: target -> content of its transfer.json.
 
-    What the models were and which size was chosen stand there by target. Raises ValueError for comparisons that
-    differ in metric, fractions, seeds, early stopping or arms, and for a session that is in two of them.
+    What the models were and which size was chosen stand there by target, and of baselines those that all of them have:
+    a PSTH, say, there is where trials begin at an event. Raises ValueError for comparisons that differ in metric,
+    fractions, seeds, early stopping or arms, and for a session that is in two of them.
     """
     first_name, first = next(iter(results.items()))
     for name, one in results.items():
@@ -22,9 +23,8 @@ def pooled_transfer(results: Mapping[str, Mapping[str, Any]], **more: Any) -> di
                     f"{name}: {key} is {one.get(key)}, of {first_name} {first.get(key)}: "
                     "comparisons are pooled that were made alike"
                 )
-        for key in ("arms", "baselines"):
-            if set(one[key]) != set(first[key]):
-                raise ValueError(f"{name}: {key} are {sorted(one[key])}, of {first_name} {sorted(first[key])}")
+        if set(one["arms"]) != set(first["arms"]):
+            raise ValueError(f"{name}: arms are {sorted(one['arms'])}, of {first_name} {sorted(first['arms'])}")
     return transfer_results(
         {key: first[key] for key in ("metric", "title", "definition")},
         first["fractions"],
@@ -42,8 +42,8 @@ def pooled_transfer(results: Mapping[str, Mapping[str, Any]], **more: Any) -> di
 
 
 def _merged(key: str, results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Row -> fraction -> session -> value, over all targets."""
-    rows = next(iter(results.values()))[key]
+    """Row -> fraction -> session -> value, over all targets; rows that all of them have."""
+    rows = [row for row in next(iter(results.values()))[key] if all(row in one[key] for one in results.values())]
     return {row: _of_all_sessions(results, {name: one[key][row] for name, one in results.items()}) for row in rows}
 
 

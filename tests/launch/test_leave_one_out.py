@@ -1,9 +1,11 @@
 """leave_one_out.py: who is left out, what is refused, and what is run."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from neurochorus.data_shards.writer import write_dataset
@@ -21,9 +23,10 @@ from tests.pretrain.adaptation.small_runs import driven_recording
 
 @pytest.fixture
 def values(tmp_path: Path) -> dict[str, Any]:
-    write_dataset(
-        [driven_recording(name) for name in ("a1", "a2", "b1", "c1")], tmp_path / "data", name="d", sample_bins=12
-    )
+    recordings = [driven_recording(name) for name in ("a1", "a2", "b1", "c1")]
+    for recording in recordings:
+        recording.covariates["speed"] = np.ones((len(recording.signal_TC), 1), dtype=np.float32)
+    write_dataset(recordings, tmp_path / "data", name="d", sample_bins=12)
     steps = {"steps": 5}
     return {"data": {"path": str(tmp_path / "data")}, "autoencoder": steps, "dynamics": steps}
 
@@ -114,6 +117,32 @@ train: {global_batch: 8, micro_batch: 4}
 data: {workers: 0}
 wandb: {mode: disabled}
 """
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        (["--set", "forecast.horizon_bins=40"], "test samples has the 46 bins of context and horizon"),
+        (  # of a covariate the number of columns is taken from the data, as in pretraining
+            ["--set", "forecast.horizon_bins=40", "model.dynamics.covariates={speed: {known: past}}"],
+            "test samples has the 46 bins of context and horizon",
+        ),
+        (["--tuned", "5:1:2"], "--tuned 5:1:2: a width of 5; expected an even number"),
+        (["--arms", "rowz"], "--arms rowz: expected rows, lora, unfreeze or full"),
+        (["--set-finetune", "read_in_factor=0"], "read_in_factor: expected a positive number"),
+        (["--measure", "decoding:mood"], "mood"),
+    ],
+)
+def test_what_could_not_be_compared_is_refused_before_any_pretraining(
+    values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str], further: list[str], said: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(PRETRAINING)
+    (tmp_path / "f.yaml").write_text(FINETUNING)
+    words = ["--config", str(tmp_path / "c.yaml"), "--finetune", str(tmp_path / "f.yaml"), "--seeds", "0"]
+    words += ["--out", str(tmp_path / "out"), "--data", values["data"]["path"], *further]
+    assert main(words) == 1
+    assert re.search(said, capfd.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def results() -> dict:
 
 def test_comparisons_are_paired_over_sessions_and_name_the_winner() -> None:
     made = {(one["fraction"], one["than_row"], one["better_row"]): one for one in results()["comparisons"]}
-    assert len(made) == 3 * 2
+    assert len(made) == 3 * 4
     one = made[0.1, "scratch, jointly", "pretrained, rows"]
     # sessions differ by 0.05, but the differences do not
     assert one["difference"] == pytest.approx(0.08, abs=0.005)
@@ -54,6 +54,23 @@ def test_comparisons_are_paired_over_sessions_and_name_the_winner() -> None:
     assert (1.0, "pretrained, rows", "scratch, per session") in made
 
 
+def test_adaptations_are_compared_with_each_other_and_with_the_best_baseline() -> None:
+    given = results()
+    arms = {**given["arms"], "pretrained, lora": given["arms"]["pretrained, rows"]}
+    low, high = dict.fromkeys(SESSIONS, 0.07), dict.fromkeys(SESSIONS, 0.12)
+    made = transfer_comparisons(arms, [0.1], {"ridge": {"0.1": high}, "psth": {"0.1": low}, "mean": {}})
+    pairs = {frozenset((one["better_row"], one["than_row"])): one for one in made}
+    scratch = ("scratch, jointly", "scratch, per session")
+    expected = [("pretrained, rows", one) for one in scratch] + [("pretrained, lora", one) for one in scratch]
+    expected += [("pretrained, rows", "pretrained, lora"), ("pretrained, rows", "ridge"), ("pretrained, lora", "ridge")]
+    expected += [("scratch, jointly", "ridge")]
+    assert pairs.keys() == {frozenset(one) for one in expected}
+    lost = pairs[frozenset(("pretrained, rows", "ridge"))]
+    own = over_seeds(arms["pretrained, rows"]["0.1"])
+    assert lost["by_seed"] == []
+    assert abs(lost["difference"]) == pytest.approx(abs(0.12 - np.mean([own[session] for session in SESSIONS])))
+
+
 def test_seeds_are_averaged_and_missing_values_left_out() -> None:
     assert over_seeds({"a": [1.0, 3.0], "b": [None, 2.0], "c": [float("nan")]}) == {"a": 2.0, "b": 2.0, "c": None}
     assert summary({"a": 1.0, "b": None}) == (1.0, 1.0, 1.0)
@@ -61,7 +78,7 @@ def test_seeds_are_averaged_and_missing_values_left_out() -> None:
     mean, low, high = summary(dict(enumerate([0.0, 1.0, 2.0, 3.0])))  # type: ignore[misc, arg-type]
     assert low < mean == 1.5 < high
     arms = {"pretrained, rows": {"0.5": {"a": [1.0]}}, "scratch, jointly": {"0.5": {"b": [1.0]}}}
-    assert transfer_comparisons(arms, [0.5]) == []
+    assert transfer_comparisons(arms, [0.5], {}) == []
 
 
 def test_of_few_sessions_the_interval_is_students() -> None:
@@ -69,14 +86,14 @@ def test_of_few_sessions_the_interval_is_students() -> None:
         "pretrained, rows": {"0.5": {"a": [3.0, 1.0], "b": [2.0, None], "c": [4.0, 0.0]}},
         "scratch, jointly": {"0.5": {"a": [1.0, 1.0], "b": [1.0, 5.0], "c": [1.0, float("nan")]}},
     }
-    (one,) = transfer_comparisons(arms, [0.5])
+    (one,) = transfer_comparisons(arms, [0.5], {})
     gains = np.array([1.0, 2.0 - 3.0, 2.0 - 1.0])
     low, high = ttest_1samp(gains, 0).confidence_interval(0.95)
     assert (one["low"], one["high"]) == pytest.approx((low, high))
     assert one["interval"] == "student"
     assert one["by_seed"] == [2.0, 0.0]  # of the second seed only a has both values
     many = {arm: {"0.5": {str(n): [n * w] for n in range(15)}} for arm, w in (("pretrained, x", 2), ("scratch, x", 1))}
-    (one,) = transfer_comparisons(many, [0.5])
+    (one,) = transfer_comparisons(many, [0.5], {})
     assert one["interval"] == "bootstrap"
     assert one["high"] < ttest_1samp(np.arange(15), 0).confidence_interval(0.95).high
     mean, *ends = summary(dict(enumerate(gains.tolist())))  # type: ignore[misc, arg-type]

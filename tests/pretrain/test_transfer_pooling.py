@@ -39,7 +39,8 @@ def test_tests_are_over_the_sessions_of_all_animals() -> None:
     ann = one_animal({"a": (0.3, 0.1), "b": (0.2, 0.1)})
     ben = one_animal({"c": (0.6, 0.3)}, model="n")
     pooled = pooled_transfer({"ann": ann, "ben": ben})
-    (comparison,) = pooled["comparisons"]
+    comparison = pooled["comparisons"][0]
+    assert [one["than_row"] for one in pooled["comparisons"]] == ["scratch, jointly", "ridge", "ridge"]
     assert (comparison["sessions"], comparison["wins"]) == (3, 3)
     assert (comparison["subjects"], comparison["subjects_won"]) == (2, 2)
     assert comparison["difference"] == pytest.approx((0.2 + 0.1 + 0.3) / 3)
@@ -54,6 +55,13 @@ def test_tests_are_over_the_sessions_of_all_animals() -> None:
     assert "| 3 of 3 | 2 of 2 |" in text
     worse = pooled_transfer({"ann": ann, "ben": one_animal({"c": (0.25, 0.3)}), "cat": one_animal({"d": (0.6, 0.1)})})
     assert (worse["comparisons"][0]["subjects"], worse["comparisons"][0]["subjects_won"]) == (3, 2)
+
+
+def test_baselines_that_one_animal_lacks_are_left_out() -> None:
+    ann, ben = one_animal({"a": (0.3, 0.1)}), one_animal({"c": (0.6, 0.3)})
+    ann["baselines"]["psth"] = {"0.5": {"a": 0.2}}
+    assert list(pooled_transfer({"ann": ann, "ben": ben})["baselines"]) == ["ridge"]
+    assert list(pooled_transfer({"ben": ben, "ann": ann})["baselines"]) == ["ridge"]
 
 
 def test_comparisons_that_were_made_otherwise_are_not_pooled() -> None:

@@ -12,6 +12,7 @@ import torch
 from neurochorus.data_shards.batch import Batch
 from neurochorus.data_shards.seeds import keyed_bits
 from neurochorus.models import NeuralModel
+from neurochorus.models.missing_units import scale_for_missing_units
 
 
 def held_out_units(unit_ids: Sequence[str], share: float, seed: int) -> np.ndarray:
@@ -51,6 +52,8 @@ def encode_without(model: NeuralModel, batch: Batch, held_out_C: np.ndarray) -> 
     scale = autoencoder.observation.loss_scale
     share_B = scale(units.mean_BC, units.mask_BC & seen_C) / scale(units.mean_BC, units.mask_BC)
     keep_B1C = (seen_C.float() / share_B[:, None]).unsqueeze(1)
+    if batch.units_missing:
+        keep_B1C = keep_B1C * scale_for_missing_units(model.registry, autoencoder, batch)
     signal_BTC = torch.where(seen_C, batch.signal_BTC, 0)
     raw_BTL = autoencoder.encode(signal_BTC, units, batch.session_B, keep_B1C, batch.bin_mask_BT)
     expected_BTC = autoencoder.mean(autoencoder.decode(raw_BTL, units), units)
