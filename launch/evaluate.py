@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         read_training(options.model)  # without a model there, no directory for its metrics is made
         out = check_output(Path(options.out or Path(options.model) / "metrics.json"), ".json")
-        results = run(options, console)
+        examples = None if options.examples is None else check_output(Path(options.examples), ".npz")
+        results = run(options, console, examples)
         write_whole(out, lambda file: file.write(json.dumps(results, indent=1).encode()))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(options: Any, console: Console) -> dict[str, Any]:
+def run(options: Any, console: Console, examples: Path | None = None) -> dict[str, Any]:
     """Results as plain values; raises ValueError for a model and data that do not fit."""
     model = load(options.model, options.device)
     set_sampling(model, options.sampling)
@@ -88,9 +89,12 @@ def run(options: Any, console: Console) -> dict[str, Any]:
             suite=options.suite,
             suite_settings=suite_settings,
         )
-        if options.examples is not None:
-            path = check_output(Path(options.examples), ".npz")
-            write_example_forecasts(path, model, corpus, sessions, options.split, forecast, options.seed)
+        if examples is not None:
+            write_example_forecasts(
+                examples, model, corpus, list(results["sessions"]), options.split, forecast, options.seed
+            )
+    for session_id, why in results.get("sessions_left_out", {}).items():
+        console.print(f"left out: session {session_id}: {why}")
     results |= {"missing_units": missing} if missing else {}
     return {"model": str(options.model), "data": list(options.data), "command": sys.argv, **results}
 

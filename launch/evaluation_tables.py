@@ -84,7 +84,7 @@ def _statistics(tables: list[dict[str, Any]]) -> Table:
 def _comparisons(entries: list[dict[str, Any]]) -> Table:
     title = (
         "better row against another, the best of each table (more in the file):\n"
-        "difference over sessions, 95 % interval and p by paired bootstrap"
+        "difference over sessions, 95 % interval and p by paired bootstrap (of few sessions Student's t)"
     )
     table = _empty(title, "table: better row > other row", "difference", "95 %", "p", "wins")
     for entry in entries:

@@ -16,10 +16,10 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from neurochorus.data_shards.remote import is_directory_or_url
-from neurochorus.launch.options import add_device, add_sampling, command_parser
+from neurochorus.launch.options import UNIT_IDS, add_device, add_sampling, command_parser
 from neurochorus.models import load, read_training, set_sampling
 from neurochorus.models.missing_units import accept_missing_units, missing_units_note
-from neurochorus.pretrain.evaluation.contexts import read_context
+from neurochorus.pretrain.evaluation.contexts import read_context, read_unit_ids
 from neurochorus.pretrain.evaluation.generation import generate, write_generated
 from neurochorus.pretrain.evaluation.output_file import check_output
 
@@ -54,6 +54,7 @@ def run(options: Any) -> Path:
         horizon_bins=options.horizon,
         trials=options.trials,
         covariates=options.covariates,
+        unit_ids=read_unit_ids(options.unit_ids),
     )
     known = len(model.registry.session(options.session).unit_ids)
     if len(context.unit_ids) < known:
@@ -78,6 +79,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--context", default="none", help="data set directory or URL, .npy of counts (trials, bins, units), or none"
     )
+    parser.add_argument("--unit-ids", default=None, help=UNIT_IDS)
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of the data set")
     parser.add_argument(
         "--context-bins",

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from neurochorus.launch.options import add_device, command_parser
+from neurochorus.launch.options import UNIT_IDS, add_device, command_parser
 from neurochorus.models import load
+from neurochorus.models.missing_units import accept_missing_units, missing_units_note
+from neurochorus.pretrain.evaluation.contexts import read_unit_ids
 from neurochorus.pretrain.evaluation.missing_data import (
     arrays_of,
     imputed,
     read_partly_observed,
+    with_all_units,
     write_imputed,
 )
 from neurochorus.pretrain.evaluation.output_file import check_output
@@ -45,6 +48,7 @@ def run(options: Any) -> Path:
     """Impute and write; raises ValueError for a session, data or mask that does not fit."""
     out = check_output(Path(options.out), ".npz")
     model = load(options.model, options.device)
+    accept_missing_units(model, [])
     data = read_partly_observed(
         model,
         options.session,
@@ -53,7 +57,13 @@ def run(options: Any) -> Path:
         bins=options.bins,
         trials=options.trials,
         covariates=options.covariates,
+        unit_ids=read_unit_ids(options.unit_ids),
     )
+    known = model.registry.session(options.session).unit_ids
+    if len(data.unit_ids) < len(known):
+        note = missing_units_note(options.session, len(known) - len(data.unit_ids), len(known))
+        print(f"{note}: they are filled in", file=sys.stderr)
+        data = with_all_units(model, data)
     units = [unit for unit in options.hide_units.split(",") if unit]
     missing = None if options.missing is None else _mask(Path(options.missing))
     data = data.hiding(units, [_stretch(text) for text in options.hide_bins.split(",") if text], missing)
@@ -90,6 +100,7 @@ def _parser() -> ArgumentParser:
         required=True,
         help="data set, or .npy of counts (trials, bins, units), NaN where missing",
     )
+    parser.add_argument("--unit-ids", default=None, help=UNIT_IDS)
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"], help="of the data set")
     parser.add_argument("--bins", type=int, default=None, help="bins of a recording; default: of the shortest sample")
     parser.add_argument("--trials", type=int, default=None, help="recordings to use at most")

@@ -47,6 +47,9 @@ def add_comparing(parser: ArgumentParser) -> None:
     add_comparing_arms(parser, "with --compare: ")
 
 
+UNIT_IDS = "text file with the unit id of each column of an .npy, one a line; default: all of the model, in its order"
+
+
 def add_comparing_arms(parser: ArgumentParser, when: str = "") -> None:
     """Add what a comparison trains, and how; `when` begins the help of each option."""
     parser.add_argument(

@@ -25,6 +25,7 @@ def adaptation_section(facts: Mapping[str, Any]) -> str:
         replay = (
             f"{facts['replay_share']:.0%} of each batch from {len(replayed)} sessions ({_listed(replayed)}); {rows}"
         )
+    little = "".join(f"\n**Little data:** {line}\n" for line in facts.get("warnings", []))
     steps = ", ".join(f"{stage} {count}" for stage, count in facts["steps"].items())
     old = (
         "Outputs for the sessions of the base model are unchanged, bit for bit."
@@ -42,7 +43,7 @@ def adaptation_section(facts: Mapping[str, Any]) -> str:
 | new session | subject | units | train windows | minutes |
 |---|---|---|---|---|
 {sessions}
-
+{little}
 {old}
 
 """

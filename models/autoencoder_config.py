@@ -67,6 +67,11 @@ class AutoencoderConfig:
     row_penalty: float = 0.0
     """Weight of the mean squared unit row, of units in the batch only: decay that spares absent sessions."""
 
+    @property
+    def decoders_weight(self) -> float:
+        """Sum of the decoders' weights: as often does the loss count a bin."""
+        return self.present_weight + sum(self.future_weights.values())
+
     def problems(self) -> list[str]:
         found = [
             f"{name}: expected a number in [0, 1), found {getattr(self, name)}"

@@ -13,7 +13,7 @@ from neurochorus.data_shards.batch import Batch, earlier_fields
 from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.recording import as_counts, as_signal
-from neurochorus.data_shards.registry import UnitRegistry
+from neurochorus.data_shards.registry import SessionRows, UnitRegistry
 
 
 def context_batch(
@@ -35,12 +35,7 @@ def context_batch(
         )
     convert = as_counts if session.modality == "spikes" else as_signal
     signal = torch.from_numpy(convert(values, f"session {session_id!r}: the context"))
-    unknown = [unit for unit in ids if unit not in session.row_of]
-    if unknown or len(set(ids)) != len(ids):
-        raise ValueError(
-            f"session {session_id!r}: {len(unknown)} of {len(ids)} unit ids are not in the model "
-            f"({', '.join(unknown[:4]) or 'some are named twice'}): give each of the recording's ids once"
-        )
+    refuse_unknown_units(session, ids)
     batch, bins = signal.shape[:2]
     if earlier is not None and earlier.sums_NC.shape != (batch, len(ids)):
         raise ValueError(
@@ -59,6 +54,16 @@ def context_batch(
         **earlier_fields(earlier),
         units_missing=len(ids) < len(session.unit_ids),
     )
+
+
+def refuse_unknown_units(session: SessionRows, ids: Sequence[str]) -> None:
+    """Raise ValueError for ids that the session has not, or that are named twice."""
+    unknown = [unit for unit in ids if unit not in session.row_of]
+    if unknown or len(set(ids)) != len(ids):
+        raise ValueError(
+            f"session {session.session_id!r}: {len(unknown)} of {len(ids)} unit ids are not in the model "
+            f"({', '.join(unknown[:4]) or 'some are named twice'}): give each of the recording's ids once"
+        )
 
 
 def with_covariates_ahead(

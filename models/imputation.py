@@ -84,8 +84,11 @@ def impute(
     samples: int,
     seed: int,
     settings: ImputationSettings,
+    scale_B11: Tensor | None = None,
 ) -> Imputation:
     """Fill what `observed_BTC` (bool) says was not observed; what the batch holds there is never read.
+
+    `scale_B11`: of units that the batch has no column of, see missing_units.py.
 
     A row depends on (seed, its sample id, samples, settings) and its own data only, bit for bit. Raises ValueError for
     a mask of another shape or type, a row without anything observed, padded bins, and gaps that the model cannot fill.
@@ -95,7 +98,12 @@ def impute(
     for row, sample_id in enumerate(batch.sample_ids):
         generator = torch.Generator().manual_seed(seed_number(f"{seed}/{sample_id}/imputation"))
         recording = PartialRecording(
-            autoencoder, whitening, _one_row(batch, row), observed_BTC[row], settings.least_share
+            autoencoder,
+            whitening,
+            _one_row(batch, row),
+            observed_BTC[row],
+            settings.least_share,
+            1.0 if scale_B11 is None else scale_B11[row, 0, 0],
         )
         refuse_gaps_that_cannot_be_crossed(autoencoder.config.causal, dynamics.config.order, recording.gaps)
         gaps += [Gap(row, *crossed) for crossed in cross_gaps(dynamics, recording, samples, settings, generator)]

@@ -218,7 +218,10 @@ class NeuralModel(nn.Module):
         `settings`: those of `ImputationSettings`, by name.
         """
         made = parse_settings(ImputationSettings, settings, "imputation")
-        return impute(self.autoencoder, self.whitening, self.dynamics, batch, observed_BTC, samples, seed, made)
+        scale_B11 = self._scale_for_missing_units(batch)
+        return impute(
+            self.autoencoder, self.whitening, self.dynamics, batch, observed_BTC, samples, seed, made, scale_B11
+        )
 
     def refuse_seen_future(self) -> None:
         """Raise ValueError when the latents of a context would know the bins after it."""
@@ -233,8 +236,11 @@ class NeuralModel(nn.Module):
         return units.mean_BC.unsqueeze(1) if self.modality == "spikes" else None
 
     def _posterior(self, batch: Batch, units: UnitRows) -> Posterior:
-        keep_B11 = scale_for_missing_units(self.registry, self.autoencoder, batch) if batch.units_missing else None
+        keep_B11 = self._scale_for_missing_units(batch)
         return self.autoencoder.posterior(batch.signal_BTC, units, batch.session_B, keep_B11, batch.bin_mask_BT)
+
+    def _scale_for_missing_units(self, batch: Batch) -> Tensor | None:
+        return scale_for_missing_units(self.registry, self.autoencoder, batch) if batch.units_missing else None
 
     def _simulate(
         self,

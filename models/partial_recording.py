@@ -18,10 +18,17 @@ class PartialRecording:
     """Signals and latents (N, T, ...) of one row of a batch; N is 1 until a gap is filled in several ways."""
 
     def __init__(
-        self, autoencoder: Autoencoder, whitening: Whitening, row: Batch, observed_TC: Tensor, least_share: float
+        self,
+        autoencoder: Autoencoder,
+        whitening: Whitening,
+        row: Batch,
+        observed_TC: Tensor,
+        least_share: float,
+        scale: Tensor | float = 1.0,
     ):
         """`row`: a batch of one; where `observed_TC` is False its values are not read.
 
+        `scale` is on all that the encoder reads, for units of the session that `row` has no column of.
         Bins without anything observed, or with less than `least_share` of the expected power, belong to gaps.
         """
         self.autoencoder, self.whitening, self.row = autoencoder, whitening, row
@@ -33,7 +40,7 @@ class PartialRecording:
         share_T = self._observed_share()
         self.in_gap_T = ~observed_TC.any(dim=-1) | (share_T < least_share)
         self.known_TC = observed_TC | self.in_gap_T.unsqueeze(-1)
-        self._keep_TC = torch.where(self.in_gap_T.unsqueeze(-1), 1.0, observed_TC / share_T.unsqueeze(-1))
+        self._keep_TC = scale * torch.where(self.in_gap_T.unsqueeze(-1), 1.0, observed_TC / share_T.unsqueeze(-1))
         self.slow_1TC = self.autoencoder.slow_level(self.signal_NTC, self.units, observed_TC.unsqueeze(0))
 
     @property

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neurochorus.pretrain.adaptation.enough_data import minutes_of, windows_of
+from neurochorus.pretrain.adaptation.enough_data import data_warnings, minutes_of, windows_of
 from neurochorus.pretrain.adaptation.modes import Mode
 from neurochorus.pretrain.adaptation.replay import ReplayedData
 from neurochorus.pretrain.config import RunConfig
@@ -40,6 +40,7 @@ def adaptation_facts(
             }
             for entry in data.entries
         },
+        "warnings": data_warnings(config, data),
         "replayed": replayed,
         "replay_share": data.share if isinstance(data, ReplayedData) else 0.0,
         "replay_trains_rows": replay_rows and bool(replayed),

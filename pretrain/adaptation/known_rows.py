@@ -116,7 +116,6 @@ def row_prior(
     counts as often, by the sum of their weights.
     """
     config = model.config.autoencoder
-    counted = config.present_weight + sum(config.future_weights.values())
     return RowPrior(
         first_row,
         {name: torch.from_numpy(rows.expected(log_rate_R, regions)) for name, rows in known.items()},
@@ -125,7 +124,7 @@ def row_prior(
         pseudo_spikes,
         torch.from_numpy(bins_R),
         gamma=model.modality == "spikes" and config.rate == "exp",
-        strength=strength * counted,
+        strength=strength * config.decoders_weight,
     )
 
 

@@ -2,11 +2,12 @@
 
 What is minimised is the autoencoder's training loss and a Gaussian prior around the rows that the session came with:
 
-    mean loss of a bin + 1/2 sum((row - row_0)^2 / (drift * spread)^2) / (bins * expected spikes a bin)
+    mean loss of a bin + w / 2 sum((row - row_0)^2 / (drift * spread)^2) / (bins * expected spikes a bin)
 
-`spread` is the standard deviation of a table's column over all known units, `drift` how far rows are expected to move
-in units of it. A bin's loss is in nats per expected spike, so the sum is the posterior of the rows but for a factor:
-little data moves them little.
+w is the sum of the decoders' weights, since the loss counts each bin once for every decoder. `spread` is the standard
+deviation of a table's column over all known units, `drift` how far rows are expected to move in units of it. A bin's
+loss is in nats per expected spike, so the sum is the posterior of the rows but for a factor: little data moves them
+little.
 N windows, T bins, C units.
 """
 
@@ -126,7 +127,7 @@ class RowFit:
         loss, count, _ = self.autoencoder(batch)
         units = self.autoencoder.units(batch.unit_rows_BC)
         scale = self.autoencoder.observation.loss_scale(units.mean_BC, units.mask_BC).sum()
-        held = self._distance() / (fitted.bins * scale)
+        held = self.autoencoder.config.decoders_weight * self._distance() / (fitted.bins * scale)
         # the trunk gets no gradients: it may be in use by others
         gradients = torch.autograd.grad(loss / count + held, list(self.parameters.values()))
         for weight, gradient in zip(self.parameters.values(), gradients, strict=True):

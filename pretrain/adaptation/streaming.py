@@ -71,6 +71,12 @@ class StreamingRows:
         bins = round(60 * minutes / session.bin_s)
         dtype = np.dtype(np.uint16 if session.modality == "spikes" else np.float32)
         self._check(window_bins, bins, drift, held_back, learning_rate, batch_windows)
+        burn_in = model.config.autoencoder.burn_in_bins
+        if window_bins <= burn_in:
+            raise ValueError(
+                f"window_bins is {window_bins}, but the model scores no bin before its burn-in of {burn_in} is over: "
+                "expected longer windows"
+            )
         needed = bins * (len(ids) * dtype.itemsize + 8)
         if needed > max_bytes:
             raise ValueError(

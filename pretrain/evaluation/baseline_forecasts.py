@@ -20,10 +20,16 @@ def memory_of(models: Iterable[NeuralModel]) -> float | None:
     return max((bins for bins in memories if bins is not None), default=None)
 
 
-def baseline_forecasts(data: SessionData, memory_bins: float | None) -> dict[str, np.ndarray]:
-    """Expected signal over the horizon by every baseline, (N, H, C); with a memory also by those that have it too."""
+def baseline_forecasts(
+    data: SessionData, memory_bins: float | None, horizon_bins: int | None = None
+) -> dict[str, np.ndarray]:
+    """Expected signal over the horizon by every baseline, (N, H, C); with a memory also by those that have it too.
+
+    `horizon_bins`: fewer bins than the horizon, for which they are fitted and tuned.
+    """
     context = data.forecast.context_bins
-    train, valid, test = (data.windows(split).signal_NTC for split in ("train", "valid", data.split))
+    bins = slice(context + (horizon_bins or data.forecast.horizon_bins))
+    train, valid, test = (data.windows(split).signal_NTC[:, bins] for split in ("train", "valid", data.split))
     made, baselines = {}, all_baselines(data.corpus.modality, data.aligned)
     for name, baseline in baselines.items():
         baseline.fit(train[:, :context], train[:, context:], valid[:, :context], valid[:, context:])

@@ -13,7 +13,7 @@ from neurochorus.pretrain.evaluation.forecaster import (
     Forecaster,
     best,
     mean_over_bins,
-    usual_rates,
+    usual_values,
     validation_loss,
 )
 from neurochorus.pretrain.evaluation.psth import Psth
@@ -68,8 +68,7 @@ class TrailingMean(Forecaster):
         self, train_context: np.ndarray, train_future: np.ndarray, valid_context: np.ndarray, valid_future: np.ndarray
     ) -> None:
         loss = validation_loss(self.modality, train_future)
-        means = usual_rates if self.modality == "spikes" else mean_over_bins
-        self.means_C = means(train_context, train_future)
+        self.means_C = usual_values(self.modality, train_context, train_future)
         last_bins = sorted({max(1, round(window * train_context.shape[1])) for window in self.windows})
         self.chosen = best(
             ({"last_bins": bins, "prior_bins": prior} for bins, prior in product(last_bins, self.priors_bins)),

@@ -23,8 +23,10 @@ from neurochorus.pretrain.evaluation.calibration import (
 from neurochorus.pretrain.evaluation.multivariate_scores import MOST_VARIOGRAM_CHANNELS
 
 HEADLINE_LEVEL = 0.9
-BY_SESSION = ("crps", "energy_score", "variogram_score")
-"Figures that are given session by session too, so that heads can be compared within sessions."
+SCORES = ("crps", "energy_score", "variogram_score")
+"Figures that are given session by session at every lead, so that heads can be compared within sessions."
+OF_STRETCH = ("coverage", "spread_skill", "rmse")
+"Figures that are given session by session over all leads together."
 DEFINITIONS = {
     "latents": "whitened latents of the recorded bins, as the autoencoder reads them, against sampled latents",
     "units": "counts (or signal) of each unit in each bin against sampled ones",
@@ -77,6 +79,22 @@ def calibration_summary(
     }
 
 
+def score_tables(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> table (metric, definition, better, rows) of each score over the whole horizon, to be compared by session.
+
+    Of the models' own latents there is none: those of two models are in other units.
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for row, parts in summary["rows"].items():
+        for what in ("units", "population"):
+            for figure in SCORES:
+                sessions = parts.get(what, {}).get("stretch", {}).get(figure, {}).get("sessions", {})
+                if any(value is not None for value in sessions.values()):
+                    table = {"metric": figure, "definition": DEFINITIONS[figure], "better": "lower", "rows": {}}
+                    made.setdefault(f"{what}: {figure}", table)["rows"][row] = {"sessions": sessions}
+    return made
+
+
 def _over_sessions(sessions: Mapping[str, EnsembleScores], samples: int) -> dict[str, Any]:
     """{by_lead or stretch: {figure: {mean, sem}}}; levels and leads are the axes of lists."""
     values = {name: _figures(_moments(scores), samples) for name, scores in sessions.items()}
@@ -91,7 +109,7 @@ def _over_sessions(sessions: Mapping[str, EnsembleScores], samples: int) -> dict
             figure: _figure(
                 {name: one[part][figure] for name, one in values.items()},
                 np.stack([one[part][figure] for one in jackknife]) if jackknife else None,
-                figure in BY_SESSION,
+                figure in SCORES or (part == "stretch" and figure in OF_STRETCH),
             )
             for figure in figures
         }

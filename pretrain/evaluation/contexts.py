@@ -4,6 +4,7 @@ B contexts, T context bins, H horizon bins, C units.
 """
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from neurochorus.data_shards.earlier import Earlier
 from neurochorus.data_shards.naming import nearest_hint
 from neurochorus.data_shards.remote import is_directory_or_url
 from neurochorus.models import NeuralModel
+from neurochorus.models.context import refuse_unknown_units
 from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.evaluation.windows import Windows, known_to_forecast, read_windows
 
@@ -46,12 +48,14 @@ def read_context(
     horizon_bins: int,
     trials: int | None,
     covariates: str = KNOWN,
+    unit_ids: Sequence[str] | None = None,
 ) -> Context:
     """Contexts of a session from a data set directory, an .npy of counts (trials, bins, units), or `none`.
 
     `covariates`: known (of a data set, what a forecast knows: stimuli ahead, behaviour until the context ends), data
     (of a data set, all of the same bins, behaviour of the generated ones included), none, or an .npz with arrays
-    (trials, bins from the first of the context on, columns) by name.
+    (trials, bins from the first of the context on, columns) by name. `unit_ids`: those of the columns of an .npy, in
+    any order; default: all that the model knows, in its order.
     Raises ValueError for a session the model does not know, other units or covariates, and samples too short.
     """
     session = model.registry.session(session_id)
@@ -63,13 +67,17 @@ def read_context(
         given = covariates_from_file(Path(covariates), model, trials)
     if covariates == DATA and not is_directory_or_url(source):
         raise ValueError(f"covariates data: the context {source!r} is no data set directory to take them from")
+    if unit_ids is not None:
+        refuse_ids_beside(source)
     if source == "none":
         count = trials or (next(len(values) for values in given.values()) if given else TRIALS_FROM_NOTHING)
         context = _from_nothing(session_id, list(session.unit_ids), count)
     elif is_directory_or_url(source):
         context = _from_data_set(model, source, session_id, split, context_bins, horizon_bins, trials, covariates)
     elif path.suffix == ".npy":
-        context = _from_array(path, session_id, list(session.unit_ids), context_bins, trials)
+        ids = list(session.unit_ids if unit_ids is None else unit_ids)
+        refuse_unknown_units(session, ids)
+        context = _from_array(path, session_id, ids, context_bins, trials)
     else:
         raise ValueError(f"context {source!r}: expected a data set directory, an .npy file or 'none'")
     return context if given is None else _with_covariates(context, given, horizon_bins, covariates)
@@ -172,6 +180,24 @@ def _from_array(path: Path, session_id: str, unit_ids: list[str], bins: int | No
     signal = np.array(signal[:trials, :bins])
     keys = [f"{session_id}-{path.stem}{number:06d}" for number in range(len(signal))]
     return Context(session_id, signal, keys, unit_ids, None)
+
+
+def refuse_ids_beside(source: str) -> None:
+    """Raise ValueError for a source whose unit ids are known."""
+    if is_directory_or_url(source) or Path(source).suffix != ".npy":
+        raise ValueError(f"unit ids: they tell the columns of an .npy apart; those of {source!r} are known")
+
+
+def read_unit_ids(path: str | None) -> list[str] | None:
+    """Ids of a text file, one a line; None without a file. Raises ValueError where it is missing or names none."""
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise ValueError(f"unit ids {path!r}: no such file; expected the id of each column of the .npy, one a line")
+    ids = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not ids:
+        raise ValueError(f"{path}: names no unit; expected the id of each column of the .npy, one a line")
+    return ids
 
 
 def _with_covariates(context: Context, given: dict[str, np.ndarray], horizon_bins: int, where: str) -> Context:

@@ -5,7 +5,7 @@ units and bins of a session, its null each unit's mean over the evaluated bins (
 N windows, T context bins, H horizon bins, C units, S samples, L latent channels.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.covariates import refuse_other_widths
 from neurochorus.pretrain.evaluation.baseline_forecasts import baseline_forecasts, memory_of
 from neurochorus.pretrain.evaluation.calibration import EnsembleScores
-from neurochorus.pretrain.evaluation.calibration_summary import calibration_summary
+from neurochorus.pretrain.evaluation.calibration_summary import calibration_summary, score_tables
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
 from neurochorus.pretrain.evaluation.recalibration import inflation_factors
 from neurochorus.pretrain.evaluation.scored_forecast import latent_scores, scored_forecasts
@@ -72,8 +72,9 @@ def evaluate(
     With models beside there is a forecast row more, the mean of the rates of all models with their own heads.
     Baselines are fitted on the train split, their settings chosen on the valid split. `recalibrate`: also how the
     latents fare with their spread scaled by factors fitted on the valid split. `suite`: further parts to measure
-    (`suite.settings.SUITES`, or `all`). Raises ValueError for sessions that a model does not know or knows with other
-    units, and for windows that do not fit.
+    (`suite.settings.SUITES`, or `all`). Sessions in which a score per spike is not defined are left out, and named.
+    Raises ValueError for sessions that a model does not know or knows with other units, for windows that do not fit,
+    and where no session is left.
     """
     models = {model.config.head: model, **(beside or {})}
     if len(models) <= len(beside or {}):
@@ -84,6 +85,7 @@ def evaluate(
             raise ValueError("recalibration is fitted on the valid split: evaluate it on another one, such as test")
         inflation = _fitted_inflation(models, corpus, sessions, forecast, seed, progress)
     results: dict[str, SessionResult] = {}
+    left_out: dict[str, str] = {}
     rows = {row: (models[name], head) for name, heads in _heads(models).items() for row, head in heads.items()}
     measured = Suite(models, rows, suite, suite_settings)
     if "horizons" in measured.names:
@@ -91,12 +93,18 @@ def evaluate(
     for session_id in sessions:
         progress(session_id)
         data = SessionData(corpus, session_id, split, forecast, seed)
+        if (why := data.no_spikes) is not None:
+            left_out[session_id] = why
+            continue
         results[session_id], rates = _evaluate_session(models, data, inflation)
         measured.measure(data, rates)
+    if not results:
+        raise ValueError("no session can be scored: " + "; ".join(f"{one}: {why}" for one, why in left_out.items()))
     metric = "bits_per_spike" if corpus.modality == "spikes" else "r2"
     forecasts = _table(metric, {name: result.forecast for name, result in results.items()})
-    forecasts["note"] = _without_psth(results)
+    forecasts["note"] = "; ".join(_notes(results, left_out))
     reconstructions = _table(metric, {name: result.reconstruction for name, result in results.items()})
+    calibration = calibration_summary(_by_row(results), forecast.samples, inflation)
     return {
         "head": model.config.head,
         "modality": corpus.modality,
@@ -110,13 +118,18 @@ def evaluate(
         "covariates": {name: covariate.known for name, covariate in model.config.dynamics.covariates.items()},
         "forecast": forecasts,
         "reconstruction": reconstructions,
-        "calibration": calibration_summary(_by_row(results), forecast.samples, inflation),
+        "calibration": calibration,
+        **({"sessions_left_out": left_out} if left_out else {}),
         "sessions": {
             name: {"subject": result.subject, "windows": result.windows, "units": result.units}
             for name, result in results.items()
         },
         **measured.results(
-            {"forecast": (model.config.head, forecasts), "reconstruction": (AUTOENCODER, reconstructions)}
+            {
+                "forecast": (model.config.head, forecasts),
+                "reconstruction": (AUTOENCODER, reconstructions),
+                **{name: (model.config.head, table) for name, table in score_tables(calibration).items()},
+            }
         ),
     }
 
@@ -201,9 +214,10 @@ def _reconstructions(model: NeuralModel, data: SessionData) -> dict[str, np.ndar
     return {AUTOENCODER: data.rates(model, data.split), "train mean": expected}
 
 
-def _without_psth(results: Mapping[str, SessionResult]) -> str:
+def _notes(results: Mapping[str, SessionResult], left_out: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"left out: {name}: {reason}" for name, reason in left_out.items())
     reasons = {name: result.why_no_psth for name, result in results.items() if result.why_no_psth}
-    return "; ".join(f"no psth in {name}: {reason}" for name, reason in reasons.items())
+    yield from (f"no psth in {name}: {reason}" for name, reason in reasons.items())
 
 
 def _table(metric: str, values: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -109,6 +109,11 @@ def usual_rates(*signals: np.ndarray) -> np.ndarray:
     return with_pseudo_spike(mean_over_bins(*signals), sum(len(signal) * signal.shape[1] for signal in signals))
 
 
+def usual_values(modality: str, *signals: np.ndarray) -> np.ndarray:
+    """`usual_rates` of counts, `mean_over_bins` of other signals, (units,)."""
+    return usual_rates(*signals) if modality == "spikes" else mean_over_bins(*signals)
+
+
 def _poisson_loss(future: np.ndarray, rates: np.ndarray) -> float:
     rates = np.maximum(rates, 1e-9)
     if rates.shape[-2] == 1:  # the same for every bin: the mean count says as much, many times faster

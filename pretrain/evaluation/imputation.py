@@ -16,7 +16,8 @@ from neurochorus.data_shards.corpus import Corpus
 from neurochorus.data_shards.settings import at_least, settings
 from neurochorus.models import NeuralModel
 from neurochorus.pretrain.covariates import refuse_other_widths
-from neurochorus.pretrain.evaluation.imputation_baselines import Interpolation, OtherUnitsRidge, train_means
+from neurochorus.pretrain.evaluation.forecaster import usual_values
+from neurochorus.pretrain.evaluation.imputation_baselines import Interpolation, OtherUnitsRidge
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, central_coverage, r2
 from neurochorus.pretrain.evaluation.missing_data import PartlyObserved, imputed, whole_windows
 from neurochorus.pretrain.evaluation.windows import read_windows
@@ -92,8 +93,11 @@ def score_imputation(
         read = [read_windows(corpus, session_id, name, hiding.window_bins, names) for name in ("train", "valid", split)]
         train_NTC, valid_NTC = (windows.signal_NTC for windows in read[:2])
         data = whole_windows(model, session_id, read[2].chosen(slice(hiding.windows)))
-        units[session_id] = _hidden_units(model, data, train_NTC, valid_NTC, hiding, seed, imputation)
-        bins[session_id] = _hidden_bins(model, data, train_NTC, valid_NTC, hiding, seed, imputation)
+        try:
+            units[session_id] = _hidden_units(model, data, train_NTC, valid_NTC, hiding, seed, imputation)
+            bins[session_id] = _hidden_bins(model, data, train_NTC, valid_NTC, hiding, seed, imputation)
+        except ValueError as error:
+            raise ValueError(f"session {session_id!r}: {error}") from error
         about[session_id] = {"subject": entry.subject_id, "windows": len(data.keys), "units": len(data.unit_ids)}
     metric = "bits_per_spike" if corpus.modality == "spikes" else "r2"
     return {
@@ -138,7 +142,7 @@ def _hidden_units(
             covered.append((counts_SNTC[..., hidden_C], signal_NTC[chunk][:, :, hidden_C]))
         ridge = OtherUnitsRidge(modality, train_NTC, valid_NTC, hidden_C)
         rows["ridge from the other units"][:, :, hidden_C] = ridge.predict(signal_NTC)
-    rows["train mean"] = np.broadcast_to(train_means(modality, train_NTC), signal_NTC.shape)
+    rows["train mean"] = np.broadcast_to(usual_values(modality, train_NTC), signal_NTC.shape)
     return _Part(_measured(modality, signal_NTC, rows), _coverage(covered), float("nan"))
 
 
@@ -167,7 +171,7 @@ def _hidden_bins(
     ):
         rows["forecast from the left"][chunk] = mean_NTC[:, start:stop]
     rows["interpolation"] = Interpolation(modality, train_NTC, valid_NTC, hiding.gap).predict(signal_NTC)
-    rows["train mean"] = np.broadcast_to(train_means(modality, train_NTC), wanted_NGC.shape)
+    rows["train mean"] = np.broadcast_to(usual_values(modality, train_NTC), wanted_NGC.shape)
     return _Part(_measured(modality, wanted_NGC, rows), _coverage(covered), float(np.mean(effective)))
 
 

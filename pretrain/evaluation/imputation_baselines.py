@@ -8,16 +8,10 @@ from itertools import product
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from neurochorus.pretrain.evaluation.forecaster import best, validation_loss, with_pseudo_spike
+from neurochorus.pretrain.evaluation.forecaster import best, usual_values, validation_loss
 from neurochorus.pretrain.evaluation.principal_ridge import fit_principal_ridge
 
 LEAST_SHARE = 0.1  # of a unit's mean rate: a spike where the rate is next to 0 costs more bits than so low a rate saves
-
-
-def train_means(modality: str, train_NTC: np.ndarray) -> np.ndarray:
-    """Each unit's mean per bin (C,), with one pseudo-spike for spikes."""
-    means_C = train_NTC.mean(axis=(0, 1), dtype=float)
-    return with_pseudo_spike(means_C, train_NTC.shape[0] * train_NTC.shape[1]) if modality == "spikes" else means_C
 
 
 class Interpolation:
@@ -31,7 +25,7 @@ class Interpolation:
     shares = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 
     def __init__(self, modality: str, train_NTC: np.ndarray, valid_NTC: np.ndarray, gap: tuple[int, int]):
-        self.gap, self.means_C = gap, train_means(modality, train_NTC)
+        self.gap, self.means_C = gap, usual_values(modality, train_NTC)
         loss = validation_loss(modality, train_NTC)
         self.chosen = best(
             ({"decay_bins": decay, "share": share} for decay, share in product(self.decays_bins, self.shares)),
@@ -77,7 +71,7 @@ class OtherUnitsRidge:
     def __init__(self, modality: str, train_NTC: np.ndarray, valid_NTC: np.ndarray, hidden_C: np.ndarray):
         """`hidden_C`: bool, the units that are to be predicted from the others."""
         self.modality, self.hidden_C = modality, hidden_C
-        self.means_C = train_means(modality, train_NTC)[hidden_C]
+        self.means_C = usual_values(modality, train_NTC)[hidden_C]
         scale_C = train_NTC.std(axis=(0, 1))[~hidden_C]
         self.scale_C = np.where((scale_C > 0) & (modality != "spikes"), scale_C, 1.0)
         target_NTC = train_NTC[:, :, hidden_C].astype(float)

@@ -98,8 +98,8 @@ def conventions(modality: str) -> list[Convention]:
         ),
         Convention(
             "bits_per_spike_train_null",
-            "bits/spike pooled over units; null: each unit's mean over the train split, which knows nothing of the "
-            "evaluated bins (easier to beat than NLB's null)",
+            "bits/spike pooled over units; null: each unit's mean over the train split with one pseudo-spike, which "
+            "knows nothing of the evaluated bins (easier to beat than NLB's null)",
             lambda counts, rates, means: bits_per_spike(counts, rates, null_rates=means),
         ),
         Convention(

@@ -18,7 +18,7 @@ from neurochorus.data_shards.remote import is_directory_or_url
 from neurochorus.models import NeuralModel
 from neurochorus.models.imputation import Imputation
 from neurochorus.pretrain.covariates import refuse_other_widths
-from neurochorus.pretrain.evaluation.contexts import DATA, KNOWN, NONE, read_context
+from neurochorus.pretrain.evaluation.contexts import DATA, KNOWN, NONE, read_context, refuse_ids_beside
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
 from neurochorus.pretrain.evaluation.windows import Windows, read_windows
 
@@ -73,10 +73,12 @@ def read_partly_observed(
     bins: int | None,
     trials: int | None,
     covariates: str = DATA,
+    unit_ids: Sequence[str] | None = None,
 ) -> PartlyObserved:
     """Recordings of a session from a data set directory, or an .npy of counts (trials, bins, units), NaN where missing.
 
     `covariates`: data (of a data set, of all bins), none, or an .npz with arrays (trials, bins, columns) by name.
+    `unit_ids`: of the columns of an .npy; default: all that the model knows, in its order.
     Raises ValueError for a session the model does not know, other units or covariates, and samples too short.
     """
     for name, value in (("trials", trials), ("bins", bins)):
@@ -84,6 +86,8 @@ def read_partly_observed(
             raise ValueError(f"{name}: expected 1 or more, found {value}")
     if covariates == KNOWN:
         raise ValueError(f"covariates {covariates!r}: expected {DATA}, {NONE} or an .npz file that exists")
+    if unit_ids is not None:
+        refuse_ids_beside(source)
     if is_directory_or_url(source):
         return _from_data_set(model, session_id, source, split, bins, trials, covariates)
     if Path(source).suffix != ".npy":
@@ -98,6 +102,7 @@ def read_partly_observed(
         horizon_bins=1,
         trials=trials,
         covariates=given,
+        unit_ids=unit_ids,
     )
     recorded = context.signal_BTC
     if recorded.dtype.kind not in "biuf":
@@ -133,6 +138,27 @@ def whole_windows(model: NeuralModel, session_id: str, windows: Windows) -> Part
     signal, given = windows.signal_NTC, dict(windows.covariates)
     observed = np.ones(signal.shape, dtype=bool)
     return PartlyObserved(session_id, signal, observed, windows.keys, windows.unit_ids, given, windows.earlier(model))
+
+
+def with_all_units(model: NeuralModel, data: PartlyObserved) -> PartlyObserved:
+    """The same with a column for every unit of the session that the model knows; nothing is observed of new ones.
+
+    Of what they did earlier nothing is known either: their slow gains start from their usual rates.
+    """
+    session = model.registry.session(data.session_id)
+    ids = list(session.unit_ids)
+    place_C = [ids.index(unit) for unit in data.unit_ids]
+    shape = (*data.recorded_BTC.shape[:2], len(ids))
+    recorded_BTC, observed_BTC = np.full(shape, np.nan, dtype=np.float32), np.zeros(shape, dtype=bool)
+    recorded_BTC[:, :, place_C], observed_BTC[:, :, place_C] = data.recorded_BTC, data.observed_BTC
+    earlier = data.earlier
+    if earlier is not None:
+        rows_C = [session.row_of[unit] for unit in ids]
+        usual_C = model.autoencoder.unit_mean[rows_C].cpu().numpy()
+        sums_BC = earlier.bins_N[:, None] * usual_C
+        sums_BC[:, place_C] = earlier.sums_NC
+        earlier = Earlier(sums_BC.astype(np.float32), earlier.bins_N)
+    return replace(data, recorded_BTC=recorded_BTC, observed_BTC=observed_BTC, unit_ids=ids, earlier=earlier)
 
 
 def imputed(model: NeuralModel, data: PartlyObserved, samples: int, seed: int, **settings: Any) -> Imputation:

@@ -1,6 +1,5 @@
 """Claims that one row of a table beats another, with the paired bootstrap behind them, read back from JSON."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,9 @@ class PairedComparison:
     "Sessions in which `better_row` is the better one."
     fraction: str = ""
     "Of the target's data, where comparisons are made for several."
+    subjects: int | None = None
+    "Animals, where sessions of several are pooled, and in how many of them `better_row` is the better one in the mean."
+    subjects_won: int | None = None
 
 
 def read_comparisons(path: Path, content: Any) -> list[PairedComparison]:
@@ -32,12 +34,19 @@ def read_comparisons(path: Path, content: Any) -> list[PairedComparison]:
     for place, one in enumerate(as_list(path, "comparisons", content)):
         where = f"comparisons[{place}]"
         one = as_object(path, where, one)
-        names: Sequence[str] = [need(path, one, key, str, where) for key in ("better_row", "than_row")]
-        figures = [as_number(path, f"{where}.{key}", one.get(key)) for key in ("difference", "low", "high", "p")]
-        counts = [need(path, one, key, int, where) for key in ("sessions", "wins")]
-        fraction = one.get("fraction")
+        figures = {key: as_number(path, f"{where}.{key}", one.get(key)) for key in ("difference", "low", "high", "p")}
+        fraction, pooled = one.get("fraction"), one.get("subjects") is not None
         found.append(
-            PairedComparison(str(one.get("table", "")), *names, *figures, *counts,
-                             fraction="" if fraction is None else str(fraction))
-        )  # fmt: skip
+            PairedComparison(
+                table=str(one.get("table", "")),
+                better_row=need(path, one, "better_row", str, where),
+                than_row=need(path, one, "than_row", str, where),
+                **figures,
+                sessions=need(path, one, "sessions", int, where),
+                wins=need(path, one, "wins", int, where),
+                fraction="" if fraction is None else str(fraction),
+                subjects=need(path, one, "subjects", int, where) if pooled else None,
+                subjects_won=need(path, one, "subjects_won", int, where) if pooled else None,
+            )
+        )
     return found

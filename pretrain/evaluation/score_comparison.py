@@ -8,8 +8,28 @@ import numpy as np
 
 from neurochorus.pretrain.evaluation.evaluation_file import Evaluation, Row, Table
 
-BASELINES = ("train mean", "trailing mean", "earlier mean", "ridge", "ridge mix", "ridge mix, earlier", "psth")
-"Methods without a network."
+BASELINES = (
+    "train mean",
+    "trailing mean",
+    "earlier mean",
+    "persistence",
+    "psth",
+    "psth, train trials",
+    "ridge",
+    "ridge AR",
+    "ridge mix",
+    "ridge mix, earlier",
+    "ridge, smoothed counts",
+    "Poisson regression, smoothed counts",
+    "raw counts",
+    "raw signal",
+    "smoothed counts",
+    "smoothed signal",
+    "ridge from the other units",
+    "interpolation",
+    "chance",
+)
+"Methods without a network, in the tables of forecasts, imputation and the suite."
 NO_METHOD = ("floor", "ceiling", "null")
 "A row whose name holds one of these words is a bound, not a method; every other row of a table is a learned model."
 MUST_AGREE = ("data", "split", "context_bins", "horizon_bins", "stride_bins", "bin_s", "modality")

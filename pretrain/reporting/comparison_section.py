@@ -9,14 +9,15 @@ import numpy as np
 from neurochorus.pretrain.evaluation.evaluation_file import Evaluation
 from neurochorus.pretrain.evaluation.paired_comparisons import PairedComparison
 from neurochorus.pretrain.evaluation.picture_style import HEADS
+from neurochorus.pretrain.evaluation.suite.paired import FEW_SESSIONS
 from neurochorus.pretrain.reporting.cells import probability, whole
 from neurochorus.pretrain.reporting.charts import MUTED, Panel, Picker, Plot, chart_group, label, level, points
 from neurochorus.pretrain.reporting.html_page import Cell, Section, number, paragraph, table
 
 WORDS = (
-    "The first method minus the second in the same sessions. Intervals: 95 %, by paired bootstrap over sessions. In "
-    "colour: those that leave out zero. Several comparisons are shown: one in twenty of equal methods would do so by "
-    "luck."
+    "The first method minus the second in the same sessions. Intervals: 95 %, by paired bootstrap over sessions, of "
+    f"fewer than {FEW_SESSIONS} sessions Student's. In colour: those that leave out zero. Several comparisons are "
+    "shown: one in twenty of equal methods would do so by luck."
 )
 MOST_IN_CHART = 30
 
@@ -101,10 +102,12 @@ def comparison_table(found: Sequence[tuple[str, PairedComparison]], metrics: Map
                 probability(one.p),
                 whole(one.sessions),
                 Cell(f"{one.wins} of {one.sessions}", one.wins),
+                "" if one.subjects is None else Cell(f"{one.subjects_won} of {one.subjects}", one.subjects_won),
             ]
         )
     header = ["comparison", "of", "fraction", "file", "difference", "95 % interval", "p", "sessions", "sessions better"]
-    used = [place for place in range(len(header)) if place not in (1, 2, 3) or any(row[place] for row in rows)]
+    header += ["animals better"]
+    used = [place for place in range(len(header)) if place not in (1, 2, 3, 9) or any(row[place] for row in rows)]
     texts = [used.index(place) for place in (0, 1, 3) if place in used]
     return table([header[i] for i in used], [[row[i] for i in used] for row in rows], text_columns=texts)
 

@@ -6,7 +6,6 @@ from html import escape
 import numpy as np
 
 from neurochorus.pretrain.evaluation.paired_comparisons import PairedComparison
-from neurochorus.pretrain.evaluation.suite.paired import FEW_SESSIONS
 from neurochorus.pretrain.evaluation.transfer_file import Scores, Transfer
 from neurochorus.pretrain.reporting.cells import with_error
 from neurochorus.pretrain.reporting.charts import Key, Panel, Picker, Plot, band, chart_group, label, line
@@ -15,7 +14,11 @@ from neurochorus.pretrain.reporting.html_page import Cell, Section, details, num
 from neurochorus.pretrain.reporting.method_keys import method_keys
 
 MOST_SESSIONS = 100
-FEW_WORDS = f"Of fewer than {FEW_SESSIONS} sessions intervals are Student's, and all hold given this pretrained model."
+GIVEN_WORDS = "They hold given this pretrained model."
+POOLED_WORDS = (
+    "Sessions of one animal share it and a pretrained model, so p is too small where animals differ: see in how many "
+    "of them the mean is better."
+)
 UNDEFINED = (float("nan"), float("nan"), float("nan"))
 
 
@@ -28,13 +31,18 @@ def transfer_section(transfers: Sequence[Transfer]) -> Section:
         parts.append(paragraph(f"{transfer.metric.replace('_', ' ')}: {transfer.definition}"))
         parts += [_chart(transfer), _table(transfer), details("Session by session", _session_table(transfer))]
         if transfer.comparisons:
-            parts += ["<h3>Which differences hold</h3>", paragraph(f"{WORDS} {FEW_WORDS}")]
+            parts += ["<h3>Which differences hold</h3>", paragraph(f"{WORDS} {_words(transfer)}")]
             every = [("", one) for one in transfer.comparisons]
             by_fraction: dict[str, list[tuple[str, PairedComparison]]] = {}
             for pair in every:
                 by_fraction.setdefault(f"at {pair[1].fraction} of the data", []).append(pair)
             parts += [comparison_chart(by_fraction), comparison_table(every, {})]
     return Section("transfer", "Transfer to new sessions", "\n".join(part for part in parts if part))
+
+
+def _words(transfer: Transfer) -> str:
+    """What the tests of a file tell."""
+    return POOLED_WORDS if any(one.subjects is not None for one in transfer.comparisons) else GIVEN_WORDS
 
 
 def session_means(scores: Scores, text: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurochorus.launch import impute, score_imputation
+from neurochorus.launch import generate, impute, score_imputation
 from neurochorus.models import save
 from tests.models.conftest import small_model
 from tests.pretrain.test_covariates_in_forecasts import READ, write_corpus
@@ -80,10 +80,50 @@ def test_an_array_in_which_nan_is_missing(tmp_path: Path, base: list[str]) -> No
     assert np.isfinite(made["mask"]["recorded"]).all()
 
 
+def test_units_that_an_array_lacks_are_filled_in(
+    tmp_path: Path, base: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    """Columns by their ids, in any order; those that are not there are as if nothing had been observed of them."""
+    counts = np.random.default_rng(0).poisson(0.5, (2, 12, 5)).astype(np.float32)
+    (tmp_path / "ids.txt").write_text("u4\nu0\nu2\n")
+    (tmp_path / "fewer").mkdir()
+    np.save(tmp_path / "fewer" / "counts.npy", counts[:, :, [4, 0, 2]])
+    whole = counts.copy()
+    whole[:, :, [1, 3]] = np.nan
+    np.save(tmp_path / "counts.npy", whole)
+    made = []
+    for file, words in (("fewer/counts.npy", ["--unit-ids", str(tmp_path / "ids.txt")]), ("counts.npy", [])):
+        assert impute.main([*base, "--data", str(tmp_path / file), *words, "--out", str(tmp_path / "made.npz")]) == 0
+        made.append(dict(np.load(tmp_path / "made.npz", allow_pickle=False)))
+    assert "session a_s1: 2 of the 5 units that the model knows are not in the data" in capsys.readouterr().err
+    for name in ("rates", "counts", "recorded", "observed", "unit_ids"):
+        np.testing.assert_array_equal(made[0][name], made[1][name])
+    assert made[0]["unit_ids"].tolist() == [f"u{unit}" for unit in range(5)]
+    assert not made[0]["observed"][:, :, [1, 3]].any()
+
+
+def test_generation_from_permuted_columns_is_the_same(tmp_path: Path, base: list[str]) -> None:
+    counts = np.random.default_rng(0).poisson(0.5, (2, 12, 5))
+    order = [3, 1, 4, 0, 2]
+    (tmp_path / "ids.txt").write_text("".join(f"u{unit}\n" for unit in order))
+    (tmp_path / "permuted").mkdir()
+    np.save(tmp_path / "counts.npy", counts)
+    np.save(tmp_path / "permuted" / "counts.npy", counts[:, :, order])
+    made = []
+    for file, words in (("counts.npy", []), ("permuted/counts.npy", ["--unit-ids", str(tmp_path / "ids.txt")])):
+        context = ["--context", str(tmp_path / file), "--horizon", "4", "--out", str(tmp_path / "made.npz")]
+        assert generate.main([*base[:4], "--samples", "3", *context, *words]) == 0
+        made.append(dict(np.load(tmp_path / "made.npz", allow_pickle=False)))
+    np.testing.assert_allclose(made[1]["latents"], made[0]["latents"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made[1]["rates"], made[0]["rates"][..., order], rtol=1e-5, atol=1e-6)
+
+
 def test_mistakes_are_named_and_leave_nothing(tmp_path: Path, base: list[str], capsys: pytest.CaptureFixture) -> None:
     data = ["--data", str(tmp_path / "data")]
     np.save(tmp_path / "mask.npy", np.zeros((3, 3), dtype=bool))
     np.save(tmp_path / "words.npy", np.array([["a"]]))
+    np.save(tmp_path / "one.npy", np.zeros((2, 12, 1)))
+    (tmp_path / "ids.txt").write_text("unit_7\n")
     for words, error in (
         (data, "nothing is missing: give --hide-units"),
         ([*data, "--hide-bins", "5"], "--hide-bins '5': expected START:STOP"),
@@ -99,6 +139,12 @@ def test_mistakes_are_named_and_leave_nothing(tmp_path: Path, base: list[str], c
         ([*data, "--hide-units", "u1", "--particles", "0"], "particles: expected 1 or more, found 0"),
         ([*data, "--hide-units", "u1", "--covariates", "known"], "expected data, none or an .npz file"),
         ([*data, "--hide-units", "u1", "--level", "90"], "level is 90.0"),
+        ([*data, "--unit-ids", "ids.txt"], "unit ids 'ids.txt': no such file"),
+        ([*data, "--unit-ids", str(tmp_path / "ids.txt")], "unit ids: they tell the columns of an .npy apart"),
+        (
+            ["--data", str(tmp_path / "one.npy"), "--unit-ids", str(tmp_path / "ids.txt")],
+            "1 of 1 unit ids are not in the model (unit_7)",
+        ),
     ):
         assert impute.main([*base, *words, "--out", str(tmp_path / "no.npz")]) == 1, words
         assert error in capsys.readouterr().err

@@ -32,6 +32,13 @@ def test_the_others_are_read_as_if_the_missing_ones_were_hidden_in_training(
     assert torch.isfinite(model.reconstruct(fewer)).all()
 
 
+def test_imputation_reads_the_units_at_hand_as_the_encoder_does(counts: torch.Tensor) -> None:
+    model = small_model()
+    here = model.context("b_s1", counts[:, :, HERE].numpy(), [f"u{unit}" for unit in HERE])
+    made = model.impute(here, torch.ones(3, 20, len(HERE), dtype=torch.bool), samples=1)
+    torch.testing.assert_close(made.latents[0], model.encode(here), rtol=1e-4, atol=1e-5)
+
+
 def test_a_data_set_that_lacks_units_is_taken_only_when_it_is_asked_for() -> None:
     model = small_model()
     fewer = entry("b_s1", "b", 6)

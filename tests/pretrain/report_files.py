@@ -68,7 +68,8 @@ def transfer() -> dict[str, Any]:
         "metric": "bits_per_spike", "definition": "forecast", "fractions": [0.1, 0.5, 1.0], "seeds": [0, 1],
         "arms": arms, "trials": {text: {one: round(100 * float(text)) for one in targets} for text in texts},
         "comparisons": [{"fraction": 0.1, "table": "", "better_row": "rows", "than_row": "scratch", "difference": 0.2,
-                         "low": 0.1, "high": 0.3, "p": 0.004, "sessions": 3, "wins": 3}],
+                         "low": 0.1, "high": 0.3, "p": 0.004, "sessions": 3, "wins": 3, "subjects": 2,
+                         "subjects_won": 2}],
         "baselines": {"ridge": {text: dict.fromkeys(targets, 0.1) for text in texts}},
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ FORECAST = ForecastSection(context_bins=CONTEXT, horizon_bins=HORIZON, samples=3
 SPLITS = ("train", "train", "valid", "test", "test")
 
 
-def write_suite_corpus(path: Path, modality: str = "spikes") -> Corpus:
+def write_suite_corpus(path: Path, modality: str = "spikes", silent: str | None = None) -> Corpus:
     rng = np.random.default_rng(0)
     stimulus_N = rng.choice([-1.0, 1.0], TRIALS)
     shape_TC = (1 + 0.3 * np.sin(np.arange(BINS)[:, None] / 3)) * np.cos(np.arange(5))
@@ -42,6 +42,9 @@ def write_suite_corpus(path: Path, modality: str = "spikes") -> Corpus:
         Recording(**aligned, covariates=covariates, segments=segments),  # type: ignore[arg-type]
         Recording(**endless, segments=pieces),  # type: ignore[arg-type]
     ]
+    for one in made:
+        if one.session_id == silent:
+            one.signal_TC[:] = 0
     write_dataset(made, path, name="suite", sample_bins=BINS)
     return Corpus(path)
 

@@ -69,6 +69,17 @@ def test_with_all_units_seen_the_latents_are_those_of_the_encoder(counts: torch.
     torch.testing.assert_close(found.latent_BTL, model.encode(batch))
 
 
+def test_units_that_are_not_in_the_data_are_hidden_like_held_out_ones(counts: torch.Tensor):
+    model, here = small_model(), [0, 2, 3, 5, 6]
+    fewer = model.context("b_s1", counts[:, :, here].numpy(), [f"u{unit}" for unit in here])
+    found = encode_without(model, fewer, np.zeros(5, dtype=bool))
+    torch.testing.assert_close(found.latent_BTL, model.encode(fewer), rtol=1e-4, atol=1e-5)
+    held_out = np.array([unit in (1, 4, 5, 7) for unit in range(8)])
+    hidden = encode_without(model, model.context("b_s1", counts.numpy()), held_out)
+    found = encode_without(model, fewer, np.array([unit == 5 for unit in here]))
+    torch.testing.assert_close(found.latent_BTL, hidden.latent_BTL, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return write_suite_corpus(tmp_path_factory.mktemp("suite") / "data")

@@ -82,6 +82,16 @@ def test_labels_that_cannot_be_learned_or_scored_are_refused(rng):
     assert decoder.score(features, some) == decoder.score(features[20:], labels[20:])
 
 
+def test_windows_of_one_trial_are_not_several_trials(rng):
+    features = rng.normal(size=(40, 3, 2))
+    for labels, trials in (
+        (np.repeat(["a", "b"], 20), np.repeat([0, 1], 20)),  # a trial of each
+        (np.repeat(["a", "b", "b", "b"], 10), np.repeat([0, 1, 2, 3], 10)),  # one trial of a
+    ):
+        with pytest.raises(Undefined, match="fewer than two labels with two training trials each"):
+            LabelDecoder.fit(features, labels, trials)
+
+
 def fake_features(rng: np.random.Generator, good: bool) -> tuple[GeneratedFeatures, Target]:
     """Recorded and generated horizons of one law if `good`; otherwise generated ones know nothing of the covariate."""
     real = {split: covariate_problem(rng, trials) for split, trials in (("train", 40), ("test", 200))}

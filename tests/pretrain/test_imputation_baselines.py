@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from neurochorus.pretrain.evaluation.imputation_baselines import Interpolation, OtherUnitsRidge, train_means
+from neurochorus.pretrain.evaluation.forecaster import usual_values
+from neurochorus.pretrain.evaluation.imputation_baselines import Interpolation, OtherUnitsRidge
 from neurochorus.pretrain.evaluation.metrics import r2
 
 
@@ -45,5 +46,5 @@ def test_ridge_finds_what_the_other_units_say() -> None:
     counts = generator.poisson(true_rates)
     baseline = OtherUnitsRidge("spikes", counts[:30], counts[30:40], hidden)
     rates = baseline.predict(counts[40:])
-    assert rates.min() >= 0.1 * train_means("spikes", counts[:30])[hidden].min() - 1e-12
+    assert rates.min() >= 0.1 * usual_values("spikes", counts[:30])[hidden].min() - 1e-12
     assert r2(true_rates[40:, :, hidden], rates) > 0.3

@@ -12,9 +12,11 @@ import pytest
 from matplotlib.image import imread
 
 from neurochorus.launch.report import main
+from neurochorus.pretrain.evaluation.baselines import all_baselines
 from neurochorus.pretrain.evaluation.evaluation_file import read_evaluation
+from neurochorus.pretrain.evaluation.forecaster import MODALITIES
 from neurochorus.pretrain.evaluation.run_history import read_run_history
-from neurochorus.pretrain.evaluation.score_comparison import compare_scores, difference
+from neurochorus.pretrain.evaluation.score_comparison import compare_scores, difference, is_learned
 from neurochorus.pretrain.reporting.html_page import number, table
 
 SESSIONS = ("otter_1", "otter_2", "hare_1")
@@ -44,6 +46,13 @@ def metrics(head: str, values: tuple[float, ...], **more: Any) -> dict[str, Any]
         "sessions": facts,
     }  # fmt: skip
     return content | more
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_no_baseline_is_taken_for_a_learned_model(modality: str) -> None:
+    assert not any(is_learned(name) for name in all_baselines(modality, aligned=True))
+    assert is_learned("energy")
+    assert is_learned("gaussian head, same backbone")
 
 
 def write_metrics(folder: Path, content: dict[str, Any]) -> Path:

@@ -20,7 +20,7 @@ from neurochorus.pretrain.reporting.charts import Plot, band, chart_group, line,
 from neurochorus.pretrain.reporting.example_section import example_section
 from neurochorus.pretrain.reporting.generated_section import generated_section
 from neurochorus.pretrain.reporting.latent_charts import principal_components, trajectory_plot
-from neurochorus.pretrain.reporting.transfer_section import session_means
+from neurochorus.pretrain.reporting.transfer_section import POOLED_WORDS, session_means, transfer_section
 from neurochorus.pretrain.reporting.trial_charts import population_fan, unit_bins, unit_fan
 from tests.pretrain.report_files import HOSTILE, LEADS, SESSIONS, metrics, transfer, trials, write_arrays, write_files
 
@@ -168,6 +168,10 @@ def test_transfer_is_averaged_over_the_seeds_that_are_defined(tmp_path):
     assert means == pytest.approx({"otter_1": 0.5, "otter_2": 0.21, "otter_3": 0.21})
     assert set(session_means(read.arms["scratch"], "1.0")) == {"otter_1", "otter_2"}
     assert read.comparisons[0].fraction == "0.1"
+    page = transfer_section([read]).body
+    assert "animals better" in page
+    assert "2 of 2" in page
+    assert POOLED_WORDS in page
 
 
 @pytest.mark.parametrize(

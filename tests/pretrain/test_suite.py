@@ -143,6 +143,38 @@ def test_the_main_row_is_compared_with_every_other(results: dict[str, Any]):
     }
 
 
+def test_probabilistic_scores_are_compared_too(results: dict[str, Any]):
+    found = [entry for entry in results["comparisons"] if entry["table"] == "units: crps"]
+    assert {frozenset((entry["better_row"], entry["than_row"])) for entry in found} >= {frozenset(("energy", "other"))}
+    rows = results["calibration"]["rows"]
+    crps = {row: rows[row]["units"]["stretch"]["crps"]["sessions"] for row in ("energy", "other")}
+    gain = np.mean([crps["other"][session] - crps["energy"][session] for session in ("a_s1", "b_s1")])
+    (entry,) = [entry for entry in found if {entry["better_row"], entry["than_row"]} == {"energy", "other"}]
+    assert entry["difference"] == pytest.approx(abs(gain))
+    assert entry["better_row"] == ("energy" if gain > 0 else "other")
+    assert {"units: energy_score", "population: crps"} <= {entry["table"] for entry in results["comparisons"]}
+    assert set(rows["energy"]["latents"]["stretch"]["coverage"]["sessions"]) == {"a_s1", "b_s1"}
+
+
+def test_baselines_with_a_memory_are_at_every_lead_too(corpus: Corpus):
+    model = small_model(autoencoder={"earlier_memory_bins": 50.0})
+    made = evaluate(model, corpus, ["b_s1"], "test", FORECAST, suite=("horizons",))
+    for row in ("earlier mean", "ridge mix, earlier"):
+        (by_lead,) = made["horizons"]["rows"][row]["sessions"].values()
+        assert by_lead[-1] == pytest.approx(made["forecast"]["rows"][row]["sessions"]["b_s1"])
+        assert np.isfinite(by_lead).all()
+
+
+def test_a_silent_session_is_left_out_and_named(tmp_path: Path):
+    corpus = write_suite_corpus(tmp_path / "data", silent="b_s1")
+    made = evaluate(small_model(), corpus, ["a_s1", "b_s1"], "test", FORECAST, suite=("horizons", "psth"))
+    assert list(made["sessions"]) == list(made["forecast"]["rows"]["energy"]["sessions"]) == ["a_s1"]
+    assert made["sessions_left_out"] == {"b_s1": "no spike in its train windows"}
+    assert "left out: b_s1: no spike in its train windows" in made["forecast"]["note"]
+    with pytest.raises(ValueError, match="no session can be scored: b_s1: no spike in its train windows"):
+        evaluate(small_model(), corpus, ["b_s1"], "test", FORECAST)
+
+
 def test_the_stimulus_is_decoded_from_counts(results: dict[str, Any]):
     rows = table(results, "decoding_stimulus")["rows"]
     assert rows["smoothed counts"]["mean"] > rows["raw counts"]["mean"] > 0.1

@@ -29,6 +29,6 @@ def test_what_belongs_to_the_weights_is_refused_by_name(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in model.dynamics.state_dict().items()}
     with pytest.raises(ValueError, match=r"dynamics\.init .*\n  - dynamics\.history_noise: 0\.2 in .*export, \S+ now$"):
         take_dynamics(model, str(path))
-    with pytest.raises(ValueError, match='head: "energy" in .*energy, "flow" now'):
+    with pytest.raises(ValueError, match=r'head: "energy" in .*energy, "flow" now'):
         take_dynamics(small_model("flow"), str(save(small_model(), tmp_path / "energy")))
     assert all(torch.equal(value, before[name]) for name, value in model.dynamics.state_dict().items())

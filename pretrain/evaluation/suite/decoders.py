@@ -78,9 +78,10 @@ class LabelDecoder:
 
     @classmethod
     def fit(cls, features_NTF: np.ndarray, targets_N: np.ndarray, groups_N: np.ndarray) -> "LabelDecoder":
-        """Raises Undefined unless two labels have two trials each."""
-        classes, sizes = np.unique(targets_N, return_counts=True)
-        folds = min(FOLDS, *sizes.tolist(), len(np.unique(groups_N))) if len(classes) > 1 else 0
+        """Raises Undefined unless two labels have two trials (`groups_N`) each."""
+        trials = np.unique(np.stack([targets_N.astype(str), groups_N.astype(str)]), axis=1)[0]
+        _, sizes = np.unique(trials, return_counts=True)
+        folds = min(FOLDS, *sizes.tolist()) if len(sizes) > 1 else 0
         if folds < 2:
             raise Undefined("fewer than two labels with two training trials each")
         regression = LogisticRegression(class_weight="balanced", max_iter=500)
@@ -93,6 +94,8 @@ class LabelDecoder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # folds without a rare label, and fits that stop at max_iter
             search.fit(features_NTF.mean(axis=1), targets_N, groups=groups_N)
+        if not np.isfinite(search.best_score_):
+            raise Undefined("a fold of the training trials has one label alone")
         return cls(search.best_estimator_, 1 - float(search.best_score_))
 
     def score(self, features_NTF: np.ndarray, targets: np.ndarray) -> float:

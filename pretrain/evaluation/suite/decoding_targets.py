@@ -88,7 +88,8 @@ def covariate_target(data: SessionData, name: str, average: Average) -> Target:
 def _label(data: SessionData, name: str) -> Target:
     """Labels that fewer than FEWEST_TRIALS training trials have are left out: they become empty text."""
     text = {split: [str(trial.labels.get(name, "")) for trial in data.trials(split)] for split in ("train", data.split)}
-    sizes = Counter(label for label in text["train"] if label)
+    of_trials = set(zip(text["train"], data.groups("train").tolist(), strict=True))  # a trial may have many windows
+    sizes = Counter(label for label, _ in of_trials if label)
     kept = {label for label, trials in sizes.items() if trials >= FEWEST_TRIALS}
     if len(sizes) > MOST_LABELS:
         raise Undefined(f"the label has more than {MOST_LABELS} values: it is no category")

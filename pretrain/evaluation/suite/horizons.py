@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neurochorus.pretrain.evaluation.baselines import all_baselines
+from neurochorus.pretrain.evaluation.baseline_forecasts import baseline_forecasts
 from neurochorus.pretrain.evaluation.suite.paired import compare_rows
 from neurochorus.pretrain.evaluation.suite.session_data import SessionData
 from neurochorus.pretrain.evaluation.suite.tables import mean_and_sem
@@ -32,25 +32,18 @@ def up_to_leads(
     model_rates: Mapping[str, np.ndarray],
     leads: Sequence[int],
     measure: Callable[..., float],
+    memory_bins: float | None = None,
 ) -> dict[str, list[float]]:
     """Row -> score of the bins up to each lead, of rollouts (N, H, C) and of baselines fitted for each lead anew.
 
-    A lead without a spike in any window gives NaN.
+    With a memory (`memory_bins`) there are baselines that have it too. A lead without a spike in any window gives NaN.
     """
-    context, aligned = data.forecast.context_bins, data.aligned
-    train, valid, test = (data.windows(split).signal_NTC for split in ("train", "valid", data.split))
+    context, test = data.forecast.context_bins, data.windows(data.split).signal_NTC
     rows: dict[str, list[float]] = {row: [] for row in model_rates}
     for lead in leads:
         future = test[:, context : context + lead]
         predicted = {row: rates[:, :lead] for row, rates in model_rates.items()}
-        for name, baseline in all_baselines(data.corpus.modality, aligned).items():
-            baseline.fit(
-                train[:, :context],
-                train[:, context : context + lead],
-                valid[:, :context],
-                valid[:, context : context + lead],
-            )
-            predicted[name] = baseline.predict(test[:, :context])
+        predicted |= baseline_forecasts(data, memory_bins, lead)
         for row, values in predicted.items():
             try:
                 score = measure(future, values)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from neurochorus.models import NeuralModel
+from neurochorus.pretrain.evaluation.baseline_forecasts import memory_of
+from neurochorus.pretrain.evaluation.forecaster import usual_values
 from neurochorus.pretrain.evaluation.metric_conventions import conventions
 from neurochorus.pretrain.evaluation.metrics import bits_per_spike, r2
 from neurochorus.pretrain.evaluation.suite.cosmoothing import cosmoothing
@@ -93,7 +95,8 @@ class Suite:
     def results(self, main_tables: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
         """`tables`, `comparisons`, `suite` and, if asked for, `horizons` of metrics.json.
 
-        `main_tables`: name -> main row and table of the file's own `forecast` and `reconstruction`, to be compared too.
+        `main_tables`: name -> main row and table of the file's own `forecast` and `reconstruction`, to be compared too;
+        `better` of a table says lower where less is better.
         """
         tables = list(self._tables.values())
         for table in tables:
@@ -124,7 +127,8 @@ class Suite:
     def _add_horizons(self, data: SessionData, rates: ScoredRates) -> None:
         self._leads = leads_within(self.settings.leads_bins, data.forecast.horizon_bins)
         measure = bits_per_spike if data.spikes else r2
-        self._horizons[data.session_id] = up_to_leads(data, rates.learned_forecast, self._leads, measure)
+        memory = memory_of(self.models.values())
+        self._horizons[data.session_id] = up_to_leads(data, rates.learned_forecast, self._leads, measure, memory)
 
     def _reason(self, session: str, table: SuiteTable) -> str:
         for place in (table.spec.name, self._part_of[table.spec.name]):
@@ -136,7 +140,7 @@ class Suite:
 def convention_tables(data: SessionData, rates: ScoredRates, main: str) -> Tables:
     """Forecast and reconstruction under the conventions of other repositories."""
     test_NTC, context = data.windows(data.split).signal_NTC, data.forecast.context_bins
-    means_C = data.windows("train").signal_NTC.mean(axis=(0, 1))
+    means_C = usual_values(data.corpus.modality, data.windows("train").signal_NTC)
     made: Tables = {}
     for what, signal, rows, first in (
         ("forecast", test_NTC[:, context:], rates.forecast, main),
@@ -159,7 +163,8 @@ def convention_tables(data: SessionData, rates: ScoredRates, main: str) -> Table
 
 
 def _as_suite_table(name: str, main: str, content: Mapping[str, Any]) -> SuiteTable:
-    table = SuiteTable(TableSpec(name, name, content["metric"], content["definition"], main=main))
+    better = content.get("better", "higher")
+    table = SuiteTable(TableSpec(name, name, content["metric"], content["definition"], better, main=main))
     for row, found in content["rows"].items():
         for session, value in found["sessions"].items():
             if value is not None:

@@ -84,6 +84,17 @@ class SessionData:
         return found
 
     @property
+    def no_spikes(self) -> str | None:
+        """Why there is no score per spike: counts without any to learn a rate from, or to be forecast."""
+        if not self.spikes:
+            return None
+        if not self.windows("train").signal_NTC.any():
+            return "no spike in its train windows"
+        if not self.windows(self.split).signal_NTC[:, self.forecast.context_bins :].any():
+            return f"no spike in the horizons of its {self.split} windows"
+        return None
+
+    @property
     def aligned(self) -> bool:
         return self.why_not_aligned is None
 

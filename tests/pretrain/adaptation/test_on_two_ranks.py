@@ -179,6 +179,7 @@ def test_the_card_says_what_was_adapted_to_what(work: tuple[Path, dict[str, Any]
         "steps: autoencoder 4, dynamics 3",
         "| c1 | subject_c | 6 | 27 | 0.1 |",
         "early stop: none",
+        "**Little data:** valid split of the new sessions: 7 windows, fewer than 30",
         "**Results on the sessions of the base model may have changed",
     ):
         assert words in cards["full"]

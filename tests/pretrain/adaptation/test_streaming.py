@@ -254,6 +254,9 @@ def test_wrong_use_is_refused(trained) -> None:
         StreamingRows(model, "a_s1", minutes=60, max_bytes=2**20)
     with pytest.raises(ValueError, match="room for 4 of them"):
         StreamingRows(model, "a_s1", minutes=0.01)
+    burning = small_model(autoencoder={"burn_in_bins": 40})
+    with pytest.raises(ValueError, match="window_bins is 40, but the model scores no bin before its burn-in of 40"):
+        StreamingRows(burning, "a_s1", minutes=0.1)
     stream = StreamingRows(model, "a_s1", minutes=0.1)
     with pytest.raises(ValueError, match="expected an array \\(bins, 30 units\\), found shape \\(5, 29\\)"):
         stream.push(np.zeros((5, 29)))
