@@ -75,6 +75,11 @@ def run(options: Any, console: Console, examples: Path | None = None) -> dict[st
         accept_missing_units(other, [])
     for session_id, count in missing.items():
         console.print(missing_units_note(session_id, count, len(model.registry.session(session_id).unit_ids)))
+    finer = [session_id for session_id in sessions if corpus.factor_of(session_id) > 1]
+    if finer:
+        console.print(
+            f"{len(finer)} sessions have finer bins; they are read in bins of {corpus.bin_s:g} s, the model's"
+        )
     with console.status("evaluating") as status:
         results = evaluate(
             model,

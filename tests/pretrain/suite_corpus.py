@@ -3,6 +3,7 @@
 a_s1: 60 aligned trials whose stimulus, a covariate and a label, drives the rates. b_s1: two long stretches, no more.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ FORECAST = ForecastSection(context_bins=CONTEXT, horizon_bins=HORIZON, samples=3
 SPLITS = ("train", "train", "valid", "test", "test")
 
 
-def write_suite_corpus(path: Path, modality: str = "spikes", silent: str | None = None) -> Corpus:
+def write_suite_corpus(path: Path, modality: str = "spikes", silent: str | None = None, bin_s: float = 0.01) -> Corpus:
     rng = np.random.default_rng(0)
     stimulus_N = rng.choice([-1.0, 1.0], TRIALS)
     shape_TC = (1 + 0.3 * np.sin(np.arange(BINS)[:, None] / 3)) * np.cos(np.arange(5))
@@ -42,6 +43,7 @@ def write_suite_corpus(path: Path, modality: str = "spikes", silent: str | None 
         Recording(**aligned, covariates=covariates, segments=segments),  # type: ignore[arg-type]
         Recording(**endless, segments=pieces),  # type: ignore[arg-type]
     ]
+    made = [replace(one, bin_s=bin_s) for one in made]
     for one in made:
         if one.session_id == silent:
             one.signal_TC[:] = 0
