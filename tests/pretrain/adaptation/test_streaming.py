@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from neurochorus.pretrain.adaptation.recent_bins import RecentBins
 from neurochorus.pretrain.adaptation.row_fit import RowFit
 from neurochorus.pretrain.adaptation.session_rows import rows_of, with_rows
 from neurochorus.pretrain.adaptation.streaming import StreamingRows
+from tests.allocations import measured_allocations
 from tests.models.conftest import entry, small_model
 
 UNITS, BINS, WINDOW = 30, 4000, 40
@@ -210,6 +212,31 @@ def test_a_refit_ends_in_time_and_others_may_go_on(trained) -> None:
     thread.join()
     # the model that was taken before is not touched by the one that took its place
     assert torch.equal(first, taken.encode(taken.context("a_s1", windows(counts_TC)[:2])))
+
+
+def test_a_refit_takes_a_few_times_the_memory_of_the_buffer_and_gives_it_back(trained) -> None:
+    model, simulated = trained
+    peaks, buffers, kept = {}, {}, {}
+    for minutes in (0.5, 2.0):
+        stream = StreamingRows(model, "a_s1", minutes=minutes, window_bins=WINDOW)
+        for _ in range(2):  # more than there is room for
+            stream.push(simulated.record(round(6000 * minutes), 0.3)[0])
+        stream.refit(steps=2)
+        before = stream.nbytes
+        for steps in (2, 8):
+            with measured_allocations() as found:  # of tensors
+                stream.refit(steps=steps)
+            tracemalloc.start()  # and of arrays
+            stream.refit(steps=steps)
+            peaks[minutes, steps] = found.peak + tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            kept[minutes, steps] = found.kept
+        buffers[minutes] = stream.nbytes
+        assert stream.nbytes == before
+        assert peaks[minutes, 8] < 1.2 * peaks[minutes, 2]
+        assert max(kept.values()) < 2**18
+    # windows of int64 counts in double precision would take eight times as much
+    assert peaks[2.0, 8] - peaks[0.5, 8] < 4 * (buffers[2.0] - buffers[0.5])
 
 
 def test_state_and_model_are_written_and_read_back(trained, tmp_path: Path) -> None:
