@@ -14,7 +14,10 @@ LEAST_SCALE = 0.02
 
 
 class Whitening(nn.Module):
-    """Affine map to whitened latents and back; `increment_sd` is the spread of one-bin steps there."""
+    """Affine map to whitened latents and back; `increment_sd` is the spread of one-bin steps there.
+
+    In float32 under autocast too: what dynamics learn from is then what they read in a rollout.
+    """
 
     def __init__(self, latents: int):
         super().__init__()
@@ -29,10 +32,12 @@ class Whitening(nn.Module):
     increment_sd: Tensor
 
     def forward(self, latent_BTL: Tensor) -> Tensor:
-        return (latent_BTL.float() - self.mean) @ self.matrix
+        with torch.autocast(latent_BTL.device.type, enabled=False):
+            return (latent_BTL.float() - self.mean) @ self.matrix
 
     def undo(self, white_BTL: Tensor) -> Tensor:
-        return white_BTL.float() @ self.inverse + self.mean
+        with torch.autocast(white_BTL.device.type, enabled=False):
+            return white_BTL.float() @ self.inverse + self.mean
 
 
 class LatentMoments:

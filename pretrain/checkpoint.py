@@ -24,6 +24,7 @@ from neurochorus.pretrain.engine import Engine
 from neurochorus.pretrain.fingerprint import Fingerprint
 from neurochorus.pretrain.position import (
     COMPLETE,
+    WENT_FROM,
     Position,
     complete_checkpoints,
     is_complete,
@@ -31,6 +32,7 @@ from neurochorus.pretrain.position import (
     read_position,
     refuse_difference,
     step_of,
+    went_from,
 )
 from neurochorus.pretrain.retention import Retention
 
@@ -91,11 +93,14 @@ class Checkpoints:
     ) -> Position | None:
         """Load the newest undamaged checkpoint, or the `asked` one, into the engine; None when there is none.
 
+        A checkpoint is asked for once: when the same command is run again, as when a job is queued again, the newest
+        is what became of it.
         One that was written on other ranks or at another ZeRO stage is converted. Raises ValueError when it is of
         other data or settings, or when no checkpoint that is there is undamaged.
         """
         candidates = named_checkpoints(self.folder)
-        if asked is not None and (asked.parent.resolve() == self.folder.resolve() or not candidates):
+        own = asked is not None and asked.parent.resolve() == self.folder.resolve()
+        if asked is not None and ((own and not went_from(self.folder, asked)) or not candidates):
             candidates = [asked]  # one of another run is where this one starts, not where it goes back to
         candidates = self.ranks.gather(candidates)[0]  # a network file system may show them late to some ranks
         while candidates:
@@ -114,7 +119,17 @@ class Checkpoints:
         engine.load(str(found.parent), found.name, same_layout)
         if self.ranks.first and found.parent.resolve() == self.folder.resolve():
             self._set_aside_after(position.step)
+        if self.ranks.first:
+            self._note(asked)
         return position
+
+    def _note(self, asked: Path | None) -> None:
+        """Write down, in the folder of the stage, what checkpoint it was asked to go on from."""
+        if asked is None:
+            (self.folder / WENT_FROM).unlink(missing_ok=True)
+        elif not went_from(self.folder, asked):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / WENT_FROM).write_text(str(asked.absolute()))
 
     def _together(self, act: Callable[[], Result]) -> list[Result]:
         """What each rank gets from `act`, by rank; where it raises OSError on one of them, all ranks raise one."""

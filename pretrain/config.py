@@ -350,6 +350,11 @@ class RunConfig:
             found.append(
                 f"joint: dynamics of order {self.model.dynamics.order} have no rollout to unroll; set it to null"
             )
+        if self.joint is not None and self.model.head == "langevin":
+            found.append(
+                "joint: samples of the langevin head are walks that no gradient passes through: set joint to null, or "
+                "another head"
+            )
         if self.joint is not None and self.joint.init is not None:
             found.append("joint.init: start from a model with autoencoder.init and dynamics.init")
         return found

@@ -9,6 +9,8 @@ from typing import Any
 from neurochorus.pretrain.fingerprint import Fingerprint, differences
 
 COMPLETE = "COMPLETE.json"
+WENT_FROM = "resumed_from.txt"
+"""In the folder of a stage: the checkpoint that run.resume named, where the stage went on from one that was named."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ def named_checkpoints(folder: Path) -> list[Path]:
 def complete_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints in a folder, oldest first; their files are there in full size, but may be damaged."""
     return [path for path in named_checkpoints(folder) if is_complete(path)]
+
+
+def went_from(folder: Path, asked: Path) -> bool:
+    """Whether the stage went on from `asked` already: the same command, run again, continues what came of it."""
+    file = folder / WENT_FROM
+    return file.is_file() and file.read_text() == str(asked.absolute())
 
 
 def step_of(checkpoint: Path) -> int:

@@ -25,7 +25,7 @@ from neurochorus.pretrain.engine import deepspeed_settings
 from neurochorus.pretrain.fingerprint import BASIS, Fingerprint, differences, run_fingerprint, weights_hash
 from neurochorus.pretrain.initial_weights import InitialWeights, initial_weights
 from neurochorus.pretrain.loop import StageRun, train_stage
-from neurochorus.pretrain.position import complete_checkpoints
+from neurochorus.pretrain.position import complete_checkpoints, named_checkpoints, went_from
 from neurochorus.pretrain.run_directory import RunDirectory
 from neurochorus.pretrain.stages import Stage, autoencoder_stage, dynamics_stage, fit_whitening, joint_stage
 from neurochorus.pretrain.stop_section import StopSection
@@ -162,11 +162,15 @@ def covariate_statistics(config: RunConfig, data: TrainingData, ranks: Ranks) ->
 
 
 def resume_path(config: RunConfig, stage: str | None = None) -> Path | None:
-    """The checkpoint that run.resume names, if it is of `stage` (None: any). Raises ValueError when it names none."""
+    """The checkpoint that run.resume names, if it is of `stage` (None: any).
+
+    Raises ValueError when it names none, unless this run went on from it before.
+    """
     if config.run.resume in ("auto", "never"):
         return None
     path = Path(config.run.resume)
-    if path.parent.name not in STAGES or path not in complete_checkpoints(path.parent):
+    gone_on = went_from(RunDirectory(Path(config.run.dir)).checkpoints(path.parent.name), path)
+    if path.parent.name not in STAGES or not (gone_on or path in complete_checkpoints(path.parent)):
         raise ValueError(
             f"run.resume {config.run.resume!r}: expected auto, never or the path of a complete checkpoint, such as "
             f"{config.run.dir}/checkpoints/dynamics/step_{config.dynamics.steps:08d}"
@@ -239,6 +243,14 @@ def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirecto
         raise ValueError(
             f"run.resume {asked}: {asked.parent.name} is not trained in this run, or finished ({finished}): "
             f"give another run.dir, or a checkpoint of {' or '.join(fingerprints)}"
+        )
+    own = directory.checkpoints("dynamics")
+    if asked is not None and asked.parent.name == "joint" and "dynamics" in fingerprints and not named_checkpoints(own):
+        of_run = asked.parents[2]
+        raise ValueError(
+            f"run.resume {asked}: {own} has no checkpoints, so that this run would train its dynamics anew, and the "
+            f"joint stage stands on those of {of_run}: go on in {of_run}, or start another joint stage with "
+            "autoencoder.init and dynamics.init"
         )
     return fingerprints
 

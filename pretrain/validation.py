@@ -57,6 +57,11 @@ class Validation:
         summed = self._ranks.sum(torch.stack(list(totals.values())))
         of_name = dict(zip(totals, summed.tolist(), strict=True))
         bins = of_name.pop("bins")
+        if not bins:
+            raise ValueError(
+                f"{self._stage.name}: no bin of the valid split is scored: its windows are no longer than the burn-in; "
+                "set data.window_bins or model.autoencoder.burn_in_bins otherwise, or evaluation.every and stop to null"
+            )
         values = {f"validation_{name}": total / bins for name, total in of_name.items()}
         losses = {number: loss for part in self._ranks.gather(own) for number, loss in part.items()}
         losses = dict(sorted(losses.items()))

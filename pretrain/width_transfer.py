@@ -5,7 +5,8 @@ Table 3 of Tensor Programs V (Yang et al. 2021, arXiv 2203.03466) for Adam, m th
     reads from the width       a learning rate 1 / m of that at the base width: one step then changes what the matrix
                                gives as much as there
     also gives a fixed number  (read-outs) starts with a standard deviation 1 / sqrt(m) of PyTorch's own
-    all others                 tables, vectors, and matrices that read latents: as they are
+    all others                 tables, vectors (learned places and tokens too), and matrices that read latents: as they
+                               are
 
 Which matrices read from the width is found by building the model at the base width, without memory, and comparing
 shapes. Widths of heads and decoders belong to no transformer and stay as they are set.
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from neurochorus.models import ModelConfig, NeuralModel
+from neurochorus.models.dynamics.base import Dynamics
 from neurochorus.models.units import Table
 
 FACTORS = "rate_factors"
@@ -39,6 +41,8 @@ def transfer_width(model: NeuralModel, base_width: int | None, new: bool = True)
         factors: dict[str, float] = {}
         for own, parameter in module.named_parameters(recurse=False):
             at_base = base.get_submodule(name).get_parameter(own)
+            if isinstance(module, Dynamics) and own in module.input_vectors:
+                continue
             if parameter.ndim == 2 and parameter.shape[1] != at_base.shape[1]:
                 factors[own] = at_base.shape[1] / parameter.shape[1]
                 if new and parameter.shape[0] == at_base.shape[0]:

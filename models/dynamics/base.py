@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # the settings import the settings of each order, which live 
 class Dynamics(nn.Module):
     """A distribution of whitened latents given those before, session, subject and covariates."""
 
+    input_vectors = ("positions", "buffer_vectors")
+    "Parameters that are vectors of the width, one a row: no matrices that read from it."
     head: Head
     companion: Head | None
     increment_sd: Tensor

@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 def running_means(latent_BTL: Tensor, scales: Sequence[int]) -> Tensor:
-    """Means over the last k bins (fewer at the start of a window) for each scale k, (B, T, L * scales)."""
+    """Means over the last k bins (fewer at the start of a window) for each scale k, (B, T, L * scales), in float32.
+
+    Differences of sums over the whole window: in bfloat16 their rounding would grow with it.
+    """
+    latent_BTL = latent_BTL.float()
     bins = latent_BTL.shape[1]
     sums_BTL = F.pad(latent_BTL, (0, 0, 1, 0)).cumsum(dim=1)
     last = torch.arange(1, bins + 1, device=latent_BTL.device)

@@ -144,6 +144,18 @@ def test_futures_teach_the_mean_and_not_the_spread() -> None:
         assert decoded.grad is not None
 
 
+def test_z_scores_know_no_unit_and_say_nothing_of_what_never_varied() -> None:
+    """Magnetic fields of 1e-13 T, and a unit that was constant in the train split and is not later."""
+    signal = torch.tensor([[[1.5e-13, 2.0, 7.0]]])
+    mean, sd = torch.tensor([[1e-13, 1.0, 5.0]]), torch.tensor([[1e-13, 0.5, 0.0]])
+    expected = torch.tensor([[[0.5, 2.0, 0.0]]])
+    torch.testing.assert_close(Gaussian().target(signal, mean, sd), expected)
+    torch.testing.assert_close(
+        Gaussian().summed_target(signal[0] * 3, torch.tensor([[3.0]]), mean, sd), 3 * expected[0]
+    )
+    assert torch.isfinite(Gaussian().transform(signal, mean, sd)).all()
+
+
 @pytest.mark.parametrize(
     ("name", "modality", "rate", "text"),
     [

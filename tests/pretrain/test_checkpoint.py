@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -157,6 +158,19 @@ def test_going_back_sets_the_later_checkpoints_aside(tmp_path: Path) -> None:
     assert resume(checkpoints, asked=tmp_path / "step_00000004") == ("step_00000004", True)
     assert names(tmp_path) == ["step_00000004"]
     assert (tmp_path / "not_used_step_00000012" / "weights.pt").is_file()
+
+
+def test_the_same_command_again_goes_on_with_what_became_of_going_back(tmp_path: Path) -> None:
+    checkpoints, asked = save(tmp_path, 4, 8, 12), tmp_path / "step_00000004"
+    resume(checkpoints, asked=asked)
+    save(tmp_path, 6, 10)
+    assert resume(checkpoints, asked=asked) == ("step_00000010", True)
+    shutil.rmtree(asked)  # as retention does in time
+    assert resume(checkpoints, asked=asked) == ("step_00000010", True)
+    assert resume(checkpoints, asked=tmp_path / "step_00000006") == ("step_00000006", True)
+    save(tmp_path, 10)
+    assert resume(checkpoints) == ("step_00000010", True)
+    assert resume(checkpoints, asked=tmp_path / "step_00000006") == ("step_00000006", True), "asked for anew"
 
 
 def test_a_run_that_began_from_another_goes_on_with_its_own(tmp_path: Path) -> None:

@@ -50,6 +50,12 @@ def test_a_window_must_be_longer_than_what_is_not_scored() -> None:
         parse_settings(RunConfig, apply_overrides(MINIMAL, overrides), "test")
 
 
+def test_a_joint_stage_needs_samples_that_a_gradient_passes_through() -> None:
+    overrides = ["joint={steps: 2}", "model.head=langevin"]
+    with pytest.raises(SettingsError, match="joint: samples of the langevin head are walks that no gradient passes"):
+        parse_settings(RunConfig, apply_overrides(MINIMAL, overrides), "test")
+
+
 def test_an_override_whose_value_is_no_yaml_is_named() -> None:
     with pytest.raises(SettingsError, match=r"'data.exclude=\[\"x' ?: the value is not valid YAML"):
         apply_overrides(MINIMAL, ['data.exclude=["x'])

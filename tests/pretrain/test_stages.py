@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from neurochorus.models.dynamics.running_means import running_means
 from neurochorus.pretrain.distributed import Ranks
 from neurochorus.pretrain.stages import dynamics_stage, fit_whitening
 from tests.models.conftest import small_model
@@ -43,6 +44,23 @@ def test_without_draws_stage_two_predicts_the_means(counts: torch.Tensor) -> Non
         assert torch.equal(sequence.latent_BTL, model.encode(batch))
         covariance = torch.cov(sequence.latent_BTL.flatten(0, 1).T, correction=0)
         torch.testing.assert_close(covariance, torch.eye(4), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("bins", [40, 400])
+def test_in_bfloat16_stage_two_reads_what_a_rollout_reads(bins: int) -> None:
+    """But for the rounding of the encoder: running means are differences of long sums, and are not to add to it."""
+    counts = torch.poisson(torch.full((3, bins, 8), 0.5), generator=torch.Generator().manual_seed(1))
+    model = small_model(history_scales=[1, 5, 20])
+    batch = model.context("b_s1", counts.numpy())
+    fit_whitening(model, [batch], ONE_RANK)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded_BTL = model.whitening(torch.randn(3, bins, 4))
+        assert rounded_BTL.dtype == model.whitening.undo(rounded_BTL).dtype == torch.float32
+    (half,), (whole,) = (dynamics_stage(model, precision).prepare(batch) for precision in ("bf16", "fp32"))
+    encoder = float((half.latent_BTL - whole.latent_BTL).abs().max())
+    with torch.autocast("cpu", torch.bfloat16):
+        means = running_means(half.latent_BTL, [5, 20])
+    assert float((means - running_means(whole.latent_BTL, [5, 20])).abs().max()) < 1.01 * encoder + 1e-5
 
 
 def test_training_takes_draws(counts: torch.Tensor) -> None:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from neurochorus.models.dynamics.unmasking import MaskedConfig
 from neurochorus.pretrain.config import StageSection
 from neurochorus.pretrain.optimizer import parameter_groups
 from neurochorus.pretrain.stages import dynamics_stage
-from neurochorus.pretrain.width_transfer import transfer_width
+from neurochorus.pretrain.width_transfer import rate_factors, transfer_width
 from tests.benchmarks.coordinate_check import WIDTHS, changes, exponents, model_of_width
 from tests.models.conftest import small_model
 
@@ -49,6 +50,21 @@ def test_read_outs_start_smaller_and_all_else_as_before() -> None:
     assert differing["autoencoder.to_latent.weight"] == pytest.approx(0.5)
     assert list(differing.values()) == pytest.approx([0.5] * len(differing))
     assert all(name.startswith(("autoencoder.to_latent", "dynamics.head", "dynamics.companion")) for name in differing)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"positions": 6}, "positions"),
+        ({"order": "masked", "masked": MaskedConfig(buffer_tokens=3)}, "buffer_vectors"),
+    ],
+)
+def test_learned_input_vectors_are_no_matrices(settings: dict[str, object], name: str) -> None:
+    model = small_model(**settings)  # type: ignore[arg-type]
+    before = model.dynamics.get_parameter(name).clone()
+    transfer_width(model, 8)
+    assert torch.equal(model.dynamics.get_parameter(name), before)
+    assert id(model.dynamics.get_parameter(name)) not in rate_factors(model)
 
 
 @pytest.mark.parametrize(
