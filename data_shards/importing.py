@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from neurochorus.data_shards.extending import OldDataset, publish_extension, read_old
 from neurochorus.data_shards.import_jobs import ImportJob, import_jobs
@@ -195,7 +196,7 @@ def _empty(recipe: Recipe) -> Manifest:
 def _is_done(tar: Path) -> bool:
     try:
         return read_part(tar) is not None
-    except (ValueError, KeyError, TypeError, OSError, EOFError):  # half-written by a machine that lost power
+    except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile):  # half-written: the power was lost
         return False
 
 

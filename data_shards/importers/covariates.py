@@ -36,9 +36,13 @@ def _numbers(source: Source, key: str, recipe: CovariateRecipe) -> np.ndarray:
         raise ValueError(
             f"{source.where(key)}: is of type {values.dtype}; a covariate is numbers (text can be a label)"
         )
+    missing = recipe.missing
+    if missing is not None and values.dtype.kind == "f":
+        missing = values.dtype.type(missing)  # -999.9 in float32 is another number than in float64
+    absent = None if missing is None else values == missing
     values = values.astype(np.float64)
-    if recipe.missing is not None:
-        values[values == recipe.missing] = np.nan
+    if absent is not None:
+        values[absent] = np.nan
     return values * recipe.scale + recipe.offset
 
 
@@ -90,39 +94,40 @@ def _events(source: Source, recipe: CovariateRecipe, layout: Layout, bin_s: floa
     """Return how many events of each key fall in each bin, (T, keys)."""
     assert layout.centers_T is not None
     starts = layout.centers_T - bin_s / 2
-    order = np.argsort(starts, kind="stable")
     counts = np.zeros((len(starts), len(recipe.keys)), dtype=np.float32)
     for column, key in enumerate(recipe.keys):
         values = source.array(key, ndim=1)
         if values.dtype.kind not in "iuf":
             raise ValueError(f"{source.where(key)}: is of type {values.dtype}; expected times in seconds")
-        times = values.astype(np.float64)
-        times = times[np.isfinite(times)]
         # the same tolerance as for spikes: an event on a border belongs to the bin that it opens
-        at = np.searchsorted(starts[order], times + BIN_TOLERANCE * bin_s, side="right") - 1
-        near = (at >= 0) & (times - starts[order][np.maximum(at, 0)] < bin_s * (1 - BIN_TOLERANCE))
-        np.add.at(counts[:, column], order[at[near]], 1)
+        times = np.sort(values[np.isfinite(values)].astype(np.float64)) + BIN_TOLERANCE * bin_s
+        for piece in layout.pieces:  # trials may overlap, and an event is then in each
+            own = starts[piece.start : piece.stop]
+            inside = times[slice(*np.searchsorted(times, (own[0], own[-1] + bin_s)))]
+            at = np.searchsorted(own, inside, side="right") - 1
+            np.add.at(counts[piece.start : piece.stop, column], at[inside - own[at] < bin_s], 1)
     return counts
 
 
 def _at_times(source: Source, recipe: CovariateRecipe, layout: Layout) -> np.ndarray:
     """Return samples at times of their own, interpolated at the middles of bins, (T, columns)."""
     assert layout.centers_T is not None
-    columns, times = [], np.zeros(0)
+    columns, times = [], None
     for key in recipe.keys:
         column = _numbers(source, key, recipe)
         timing = source.timing(key)
         if timing is not None:
             column = column * timing.scale + timing.offset
-        times = _times(source, recipe, key, len(column))
+        before, times = times, _times(source, recipe, key, len(column))
+        if before is not None and not np.array_equal(before, times):
+            raise ValueError(f"{source.path}: {recipe.keys} have times of their own: make them covariates of their own")
         if column.shape[:1] != times.shape or column.ndim > 2:
             raise ValueError(
                 f"{source.where(key)}: has shape {column.shape} but {recipe.time!r} has {len(times)} times: "
                 "expected one value for each time"
             )
         columns.append(column.reshape(len(times), -1))
-    if len({len(column) for column in columns}) > 1:
-        raise ValueError(f"{source.path}: {recipe.keys} differ in length: make them covariates of their own")
+    assert times is not None
     samples = np.concatenate(columns, axis=1)
     known = np.isfinite(samples).all(axis=1) & np.isfinite(times)
     return interpolate(layout.centers_T, times[known], samples[known], recipe.max_gap_s)

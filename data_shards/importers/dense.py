@@ -120,4 +120,9 @@ def bin_centers(source: Source, key: str | None, shape: tuple[int, ...], bin_s: 
         raise ValueError(
             f"{where}: bins are {steps.min():.6g} to {steps.max():.6g} s apart but bin_s is {bin_s:.6g}: correct bin_s"
         )
+    if centers.ndim == 2 and len(centers) > 1 and (centers == centers[0]).all():
+        raise ValueError(
+            f"{where}: is the same in all {len(centers)} trials, so it does not tell when they were: leave bin_centers "
+            "out"
+        )
     return centers.astype(np.float64).reshape(-1)

@@ -82,7 +82,7 @@ def _spike_layout(source: Source, recipe: Recipe, bin_s: float, table: UnitTable
     if outside and recipe.signal.outside == "refuse":
         raise ValueError(
             f"{spikes.where}: {outside} spikes lie outside the {whole.total} whole bins from "
-            f"{start_s:.6g} to {start_s + whole.total * bin_s:.6g} s, the first at {first:.6g} s: "
+            f"{start_s:.12g} to {start_s + whole.total * bin_s:.12g} s, the first at {first:.12g} s: "
             "correct start_s and stop_s, or set `outside: drop`"
         )
     notes.facts["spikes_dropped"] = outside

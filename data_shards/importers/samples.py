@@ -1,7 +1,7 @@
 """A continuous signal whose samples come faster than bins: reduced into bins block by block."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,12 @@ STEPS_SEEN = 2**20  # steps between samples of which the median is taken
 GAP = 1.5  # median steps: further apart than that, a sample is missing
 
 
+FRAME_TOLERANCE = 0.02
+"Of a bin: by so little may the step from sample to sample differ where a bin is meant to hold one."
+STEP_TOLERANCE = 1e-3
+"Of a bin: how much longer the median of steps between measured times may be."
+
+
 @dataclass(frozen=True)
 class Clock:
     """When samples were taken: at `times` (samples,), or from start_s on every `step` s; `runs` (n, 2) are unbroken."""
@@ -26,6 +32,15 @@ class Clock:
     runs: np.ndarray
     start_s: float = 0.0
     times: ArrayView | None = None
+
+    def centred_in(self, bin_s: float) -> "Clock":
+        """With runs that begin half a step early where a bin holds one sample, which then lies in its middle.
+
+        On the border of two bins jitter would decide which of them gets it, and leave some with none.
+        """
+        if abs(self.step - bin_s) > FRAME_TOLERANCE * bin_s:
+            return self
+        return replace(self, runs=self.runs - self.step / 2)
 
     def at(self, start: int, stop: int) -> np.ndarray:
         """Return the times of samples [start, stop) in s."""
@@ -58,8 +73,8 @@ def open_samples(source: Source, signal: SignalRecipe, bin_s: float, notes: Note
         sampling = SamplingRecipe(rate=timing.rate, start_s=timing.start_s if timing.rate else 0.0, times=timing.times)
     clock = _even_clock(source, sampling, array.shape[0])
     if sampling.times is not None:
-        clock = _clock_of(source, sampling.times, sampling.max_gap_s, array.shape[0], notes)
-    if clock.step > bin_s * (1 + BIN_TOLERANCE):
+        clock = _clock_of(source, sampling.times, sampling.max_gap_s, array.shape[0], notes).centred_in(bin_s)
+    if clock.step > bin_s * (1 + (BIN_TOLERANCE if clock.times is None else STEP_TOLERANCE)):
         raise ValueError(
             f"{array.where}: samples come every {clock.step:.6g} s, slower than bin_s ({bin_s:.6g} s): "
             "set bin_s to that or more"

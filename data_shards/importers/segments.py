@@ -7,6 +7,7 @@ import numpy as np
 
 from neurochorus.data_shards.importers.grid import runs
 from neurochorus.data_shards.importers.layouts import Layout, Piece
+from neurochorus.data_shards.importers.notes import Notes
 from neurochorus.data_shards.importers.source import Source
 from neurochorus.data_shards.importers.trials import trial_key
 from neurochorus.data_shards.recipe import Recipe
@@ -14,13 +15,13 @@ from neurochorus.data_shards.recording import SPLITS, Segment
 from neurochorus.data_shards.splits import block_bounds, random_splits
 
 
-def make_segments(source: Source, recipe: Recipe, layout: Layout) -> list[Segment]:
+def make_segments(source: Source, recipe: Recipe, layout: Layout, notes: Notes) -> list[Segment]:
     """Return the segments of a recording, in order; ValueError where labels or splits do not fit its trials."""
     if not recipe.has_trials:
         return _blocks(recipe, layout)
     labels = {name: _by_trial(source, recipe, item.key, layout.trials) for name, item in recipe.labels.items()}
     segments = []
-    for piece, split in zip(layout.pieces, _trial_splits(source, recipe, layout)):
+    for piece, split in zip(layout.pieces, _trial_splits(source, recipe, layout, notes)):
         assert piece.trial is not None
         for start, stop in _unbroken(piece, layout):
             # a NaN stands for missing: the label is left out (NaN differs from itself)
@@ -35,16 +36,40 @@ def make_segments(source: Source, recipe: Recipe, layout: Layout) -> list[Segmen
     return segments
 
 
-def _trial_splits(source: Source, recipe: Recipe, layout: Layout) -> list[str]:
+def _trial_splits(source: Source, recipe: Recipe, layout: Layout, notes: Notes) -> list[str]:
     if layout.splits:
         return [split for split, trials in layout.splits.items() for _ in range(trials)]
     if recipe.split.key is None:
-        return random_splits(len(layout.pieces), recipe.split)
+        group_N = _overlapping(layout)
+        shared = len(group_N) - group_N.max(initial=-1) - 1
+        if shared:
+            notes.say(f"{shared} trials begin before another has ended: those that overlap have one split")
+        splits = random_splits(int(group_N.max(initial=-1)) + 1, recipe.split)
+        return [splits[group] for group in group_N]
     values = _by_trial(source, recipe, recipe.split.key, layout.trials)
     odd = sorted({str(value) for value in values} - set(SPLITS))
     if odd:
         raise ValueError(f"{source.where(recipe.split.key)}: holds {odd}; expected {', '.join(SPLITS)}")
     return [str(values[piece.trial]) for piece in layout.pieces]
+
+
+def _overlapping(layout: Layout) -> np.ndarray:
+    """Return a number a piece, the same for trials that share bins directly or by way of others; 0, 1, ... of others.
+
+    Trials that do not overlap are numbered in the order of the pieces.
+    """
+    count = len(layout.pieces)
+    if layout.centers_T is None or not count:
+        return np.arange(count)
+    begins, ends = (np.array([layout.centers_T[at] for at in places])
+                    for places in zip(*((piece.start, piece.stop - 1) for piece in layout.pieces)))  # fmt: skip
+    order = np.argsort(begins, kind="stable")
+    reached = np.maximum.accumulate(ends[order])
+    apart = np.concatenate([[True], begins[order][1:] > reached[:-1]])
+    chain_N = np.empty(count, dtype=np.int64)
+    chain_N[order] = np.cumsum(apart) - 1
+    _, first, chain_N = np.unique(chain_N, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[chain_N]
 
 
 def _by_trial(source: Source, recipe: Recipe, key: str, trials: int) -> np.ndarray:

@@ -155,9 +155,9 @@ def recorded_span(source: Source, signal: SignalRecipe, spikes: Spikes, bin_s: f
         )
     start_s = number_or_key(source, signal.start_s, float(np.floor(earliest / bin_s + BIN_TOLERANCE) * bin_s))
     if signal.stop_s is None:
-        bins = int(whole_bins(latest - start_s, bin_s)) + 1
+        bins = int(whole_bins(latest - start_s, bin_s, start_s)) + 1
     else:
-        bins = int(whole_bins(number_or_key(source, signal.stop_s, 0.0) - start_s, bin_s))
+        bins = int(whole_bins(number_or_key(source, signal.stop_s, 0.0) - start_s, bin_s, start_s))
     if bins < 1:
         raise ValueError(f"{source.path}: no whole bin of {bin_s:.6g} s from start_s ({start_s:.6g} s) to stop_s")
     return np.array([[start_s, start_s + bins * bin_s]])
@@ -185,7 +185,7 @@ def _survey(spikes: Spikes) -> tuple[float, float]:
 def _refuse_order(spikes: Spikes, at: int, times: np.ndarray, units: np.ndarray, places: np.ndarray) -> None:
     """A sign of joined pieces, or of another unit of time."""
     raise ValueError(
-        f"{spikes.where}: unit {units[at]} goes back to {times[at]:.6g} s at spike {places[at]}: "
+        f"{spikes.where}: unit {units[at]} goes back to {times[at]:.12g} s at spike {places[at]}: "
         "sort each unit's times (and check that they are not pieces of several recordings)"
     )
 

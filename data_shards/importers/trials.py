@@ -39,7 +39,9 @@ def read_trials(source: Source, recipe: TrialsRecipe, recorded: np.ndarray, bin_
     known = np.asarray(np.isfinite(intervals).all(axis=1))
     kept = _without(kept, ~known, "no start or stop", notes)
     intervals = np.where(np.isfinite(intervals), intervals, 0.0)
-    kept = _without(kept, whole_bins(intervals[:, 1] - intervals[:, 0], bin_s) < 1, "shorter than a bin", notes)
+    kept = _without(
+        kept, whole_bins(intervals[:, 1] - intervals[:, 0], bin_s, intervals[:, 0]) < 1, "shorter than a bin", notes
+    )
     outside = ~_within(intervals, merge(recorded), EDGE * bin_s)
     overlapping = _overlapping(intervals, kept & ~outside, EDGE * bin_s)
     for bad, what in ((outside, "outside of what was recorded"), (overlapping, "overlaps the trial before")):

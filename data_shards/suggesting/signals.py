@@ -238,7 +238,8 @@ def _about_bins(guess: SignalGuess, arrays: Arrays, shape: tuple[int, int] | Non
         if shape is not None and seen.shape in (shape, shape[1:]) and seen.key not in guess.used:
             steps = np.diff(arrays.values(seen), axis=-1)
             if steps.size and steps.min() > 0 and np.ptp(steps) < 0.01 * float(np.median(steps)):
-                guess.section.add("bin_centers", seen.key, f"rising times of shape {seen.shape}, evenly apart")
+                if seen.shape == shape:  # one axis for all trials gives the width of bins, and not when they were
+                    guess.section.add("bin_centers", seen.key, f"rising times of shape {seen.shape}, evenly apart")
                 guess.bin_s, guess.used = float(f"{np.median(steps):.9g}"), guess.used | {seen.key}
                 guess.bin_why = f"the step of {seen.key}"
                 break

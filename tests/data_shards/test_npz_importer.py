@@ -131,6 +131,35 @@ def test_covariates_sampled_at_times_of_their_own(tmp_path: Path) -> None:
     assert recording.segments[2].labels["first_bin_s"] == pytest.approx(11.0)
 
 
+def test_trials_that_share_bins_share_their_split(tmp_path: Path) -> None:
+    """Windows around events that follow one another closely: their bins are the same, and an event is in both."""
+    starts = np.array([0.0, 1.0, 1.02, 3.0, 1.05, 5.0, 7.0, 9.0, 11.0, 9.03])
+    centers = starts[:, None] + 0.01 * (np.arange(6) + 0.5)
+    recipe = TRIALS | {
+        "signal": {"layout": "trials", "key": "spikes", "bin_centers": "centers"},
+        "covariates": {"lick": {"key": "lick", "per": "event"}},
+    }
+    recording = make(tmp_path, recipe, ARRAYS | {"centers": centers, "lick": [1.035, 3.0, 9.055]})
+    splits = [segment.split for segment in recording.segments]
+    assert splits[1] == splits[2] == splits[4]
+    assert splits[7] == splits[9]
+    assert "3 trials begin before another has ended: those that overlap have one split" in recording.provenance["notes"]
+    assert np.argwhere(recording.covariates["lick"].reshape(10, 6)).tolist() == [[1, 3], [2, 1], [3, 0], [7, 5], [9, 2]]
+    (tmp_path / "apart").mkdir()
+    apart = make(tmp_path / "apart", recipe, ARRAYS | {"centers": centers + 20 * np.arange(10)[:, None], "lick": [1.0]})
+    assert [segment.split for segment in apart.segments] == random_splits(10, parse_settings(Recipe, recipe, "r").split)
+    with pytest.raises(ValueError, match="is the same in all 10 trials, so it does not tell when they were"):
+        make(tmp_path, recipe, ARRAYS | {"centers": np.tile(centers[0], (10, 1)), "lick": [1.0]})
+
+
+def test_a_value_that_stands_for_missing_is_met_in_the_precision_of_the_file(tmp_path: Path) -> None:
+    speed = np.full((10, 6), 0.1, dtype=np.float32)
+    speed[3, 2] = -999.9
+    recipe = TRIALS | {"covariates": {"speed": {"key": "speed", "per": "bin", "missing": -999.9}}}
+    found = make(tmp_path, recipe, ARRAYS | {"speed": speed}).covariates["speed"].reshape(10, 6)
+    assert np.argwhere(np.isnan(found)).tolist() == [[3, 2]]
+
+
 def test_interpolation_leaves_gaps_and_ends_missing() -> None:
     times, samples = np.array([1.0, 2.0, 5.0, 6.0]), np.array([[10.0], [20.0], [50.0], [60.0]])
     at = np.array([0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 5.5, 6.0, 6.5])

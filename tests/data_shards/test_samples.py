@@ -63,6 +63,17 @@ def test_a_gap_between_samples_ends_a_segment(tmp_path: Path) -> None:
     assert joined.provenance["dropped"]["bins"] == {"no sample": 100}
 
 
+@pytest.mark.parametrize("jitter_s", [0.0, 1e-6, 1e-4])
+@pytest.mark.parametrize("bin_s", [1 / 30, 0.033333])
+def test_a_bin_a_frame_holds_that_frame_in_spite_of_jitter(tmp_path: Path, jitter_s: float, bin_s: float) -> None:
+    frames = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
+    times = 12.5 + np.arange(2000) / 30 + jitter_s * np.random.default_rng(1).uniform(-1, 1, 2000)
+    recording = make(tmp_path, {"sampling": {"times": "at"}}, {"at": times, "lfp": frames}, bin_s=bin_s)
+    assert "dropped" not in recording.provenance
+    assert len(recording.signal_TC) >= 1999
+    np.testing.assert_array_equal(recording.signal_TC[:1000], frames[:1000])
+
+
 def test_trials_of_a_sampled_signal_start_where_they_start(tmp_path: Path) -> None:
     trials = {"align": "cue", "window_s": [-0.1, 0.1]}
     recording = make(

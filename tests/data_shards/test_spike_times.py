@@ -192,6 +192,16 @@ def test_events_are_counted_in_bins(tmp_path: Path) -> None:
     assert recording.covariates["lick"][1, 0] == 2
 
 
+@pytest.mark.parametrize("start_s", [0.0, 1.65e9])
+def test_no_spike_is_lost_on_a_clock_that_counts_from_1970(tmp_path: Path, start_s: float) -> None:
+    """Times of 1.65e9 s are known to 2.4e-7 s, and a span of whole bins is a difference of two of them."""
+    free = with_signal(start_s=None, stop_s=None)
+    for seed in range(12):
+        times = np.sort(np.random.default_rng(seed).uniform(0.3, 99.7, 500)) + start_s
+        recording = make(tmp_path, {"bin_s": 0.01} | free, {"t": times, "u": np.arange(500) % 4})
+        assert recording.signal_TC.sum() == 500
+
+
 def test_an_absurd_span_asks_for_no_memory(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"s01.npz: 10000000000000 bins of 0.1 s, from 0 s on"):
         make(tmp_path, with_signal(stop_s=1e12), {})

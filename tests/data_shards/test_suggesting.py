@@ -72,6 +72,28 @@ def test_a_matrix_with_times_is_cut_into_its_trials(tmp_path: Path) -> None:
     assert list(recording.covariates) == ["speed"]
 
 
+def test_stretches_of_bad_data_are_neither_what_was_recorded_nor_trials(tmp_path: Path) -> None:
+    times, unit = spike_train()
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["times"], file["clusters"] = times, unit
+        file["invalid_times/start_time"] = [10.0, 40.0]
+        file["invalid_times/stop_time"] = [12.0, 43.0]
+    recipe, recording = imported(tmp_path / "a.h5")
+    assert recipe.observed is None
+    assert recipe.trials is None
+    assert recording.signal_TC.sum() == 2000
+
+
+def test_one_axis_of_time_for_all_trials_gives_the_width_of_bins(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(0.5, (100, 40, 20)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", spikes=counts, time=np.arange(40) * 0.02, choice=np.arange(100) % 2, area=["CA1"] * 20)
+    recipe, recording = imported(tmp_path / "a.npz")
+    assert recipe.signal is not None
+    assert recipe.signal.bin_centers is None
+    assert recording.bin_s == pytest.approx(0.02)
+    assert recording.signal_TC.shape == (4000, 20)
+
+
 def test_spike_samples_with_a_rate(tmp_path: Path) -> None:
     times, unit = spike_train()
     np.savez(tmp_path / "a.npz", spike_samples=(times * 30_000).astype(np.int64), clusters=unit, fs=np.array(30_000.0))
