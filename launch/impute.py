@@ -59,14 +59,15 @@ def run(options: Any) -> Path:
         covariates=options.covariates,
         unit_ids=read_unit_ids(options.unit_ids),
     )
+    missing = None if options.missing is None else _mask(Path(options.missing))
+    data = data.hiding(missing=missing)  # like the data
     known = model.registry.session(options.session).unit_ids
     if len(data.unit_ids) < len(known):
         note = missing_units_note(options.session, len(known) - len(data.unit_ids), len(known))
         print(f"{note}: they are filled in", file=sys.stderr)
         data = with_all_units(model, data)
     units = [unit for unit in options.hide_units.split(",") if unit]
-    missing = None if options.missing is None else _mask(Path(options.missing))
-    data = data.hiding(units, [_stretch(text) for text in options.hide_bins.split(",") if text], missing)
+    data = data.hiding(units, [_stretch(text) for text in options.hide_bins.split(",") if text])
     if data.observed_BTC.all():
         raise ValueError("nothing is missing: give --hide-units, --hide-bins, --missing, or counts that hold NaN")
     settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}

@@ -102,6 +102,10 @@ class Checkpoints:
         own = asked is not None and asked.parent.resolve() == self.folder.resolve()
         if asked is not None and ((own and not went_from(self.folder, asked)) or not candidates):
             candidates = [asked]  # one of another run is where this one starts, not where it goes back to
+        elif asked is not None:
+            self.say(
+                f"{asked}: this run went on from there before, and continues (remove {WENT_FROM} to go back again)"
+            )
         candidates = self.ranks.gather(candidates)[0]  # a network file system may show them late to some ranks
         while candidates:
             found = candidates.pop()
@@ -119,8 +123,7 @@ class Checkpoints:
         engine.load(str(found.parent), found.name, same_layout)
         if self.ranks.first and found.parent.resolve() == self.folder.resolve():
             self._set_aside_after(position.step)
-        if self.ranks.first:
-            self._note(asked)
+        self._together(lambda: self._note(asked) if self.ranks.first else None)
         return position
 
     def _note(self, asked: Path | None) -> None:

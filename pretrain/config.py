@@ -20,7 +20,7 @@ class RunSection:
     seed: int = 0
     resume: str = "auto"
     """auto: continue from the newest undamaged checkpoint of `dir`, if any; never: refuse a used one; or the path of a
-    checkpoint to go back to, or to start from in a new `dir` (--resume-from)."""
+    checkpoint to go back to once, or to start from in a new `dir` (--resume-from)."""
     init: str | None = None
     """Weights to start from, with a new optimizer at step 0: a model directory, a run directory or a checkpoint of a
     model with the same settings and sessions (--init-from)."""

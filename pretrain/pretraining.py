@@ -239,7 +239,8 @@ def _stages_to_come(config: RunConfig, data: TrainingData, directory: RunDirecto
     if finished is not None:
         fingerprints.pop("autoencoder", None)
     asked = resume_path(config)
-    if asked is not None and asked.parent.name not in fingerprints:
+    gone_on = asked is not None and went_from(directory.checkpoints(asked.parent.name), asked)
+    if asked is not None and asked.parent.name not in fingerprints and not gone_on:
         raise ValueError(
             f"run.resume {asked}: {asked.parent.name} is not trained in this run, or finished ({finished}): "
             f"give another run.dir, or a checkpoint of {' or '.join(fingerprints)}"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from neurochorus.data_shards.importers.grid import BIN_TOLERANCE
+from neurochorus.data_shards.importers.grid import rounding_s
 from neurochorus.data_shards.importers.layouts import Layout
 from neurochorus.data_shards.importers.odd_times import without_odd_times
 from neurochorus.data_shards.importers.source import Source, number_or_key
@@ -100,7 +100,8 @@ def _events(source: Source, recipe: CovariateRecipe, layout: Layout, bin_s: floa
         if values.dtype.kind not in "iuf":
             raise ValueError(f"{source.where(key)}: is of type {values.dtype}; expected times in seconds")
         # the same tolerance as for spikes: an event on a border belongs to the bin that it opens
-        times = np.sort(values[np.isfinite(values)].astype(np.float64)) + BIN_TOLERANCE * bin_s
+        times = np.sort(values[np.isfinite(values)].astype(np.float64))
+        times += rounding_s(times, bin_s)
         for piece in layout.pieces:  # trials may overlap, and an event is then in each
             own = starts[piece.start : piece.stop]
             inside = times[slice(*np.searchsorted(times, (own[0], own[-1] + bin_s)))]
@@ -119,7 +120,7 @@ def _at_times(source: Source, recipe: CovariateRecipe, layout: Layout) -> np.nda
         if timing is not None:
             column = column * timing.scale + timing.offset
         before, times = times, _times(source, recipe, key, len(column))
-        if before is not None and not np.array_equal(before, times):
+        if before is not None and not np.array_equal(before, times, equal_nan=True):
             raise ValueError(f"{source.path}: {recipe.keys} have times of their own: make them covariates of their own")
         if column.shape[:1] != times.shape or column.ndim > 2:
             raise ValueError(

@@ -11,13 +11,17 @@ import numpy as np
 BIN_TOLERANCE = 1e-6  # of a bin: a spike at start + k * bin_s belongs to bin k in spite of rounding
 
 
+def rounding_s(clock: float | np.ndarray, bin_s: float) -> np.ndarray:
+    """Return by how much a time may lie before the bin that it opens, in s, at times around `clock`."""
+    return np.maximum(BIN_TOLERANCE * bin_s, 4 * np.spacing(np.abs(clock)))
+
+
 def whole_bins(seconds: float | np.ndarray, bin_s: float, clock: float | np.ndarray = 0.0) -> np.ndarray:
     """Return how many whole bins fit into a length, in spite of rounding; int64, clipped to what that holds.
 
     `clock`: the times that the lengths are differences of; seconds since 1970, say, are known to 2e-7 s.
     """
-    tolerance = np.maximum(BIN_TOLERANCE, 4 * np.spacing(np.abs(clock)) / bin_s)
-    bins = np.floor(np.asarray(seconds, dtype=np.float64) / bin_s + tolerance)
+    bins = np.floor((np.asarray(seconds, dtype=np.float64) + rounding_s(clock, bin_s)) / bin_s)
     return np.clip(bins, -(2.0**62), 2.0**62).astype(np.int64)
 
 
@@ -48,8 +52,7 @@ class Grid:
         """Return the bin in which each time falls, int64 of the shape of `times`; -1 outside of all pieces."""
         if len(self.bins) == 0:
             return np.full(times.shape, -1, dtype=np.int64)
-        tolerance = np.maximum(BIN_TOLERANCE * self.bin_s, 4 * np.spacing(np.abs(self.starts_s)))
-        piece = np.searchsorted(self.starts_s - tolerance, times, side="right") - 1
+        piece = np.searchsorted(self.starts_s - rounding_s(self.starts_s, self.bin_s), times, side="right") - 1
         piece = np.maximum(piece, 0)
         within = whole_bins(times - self.starts_s[piece], self.bin_s, self.starts_s[piece])
         inside = (within >= 0) & (within < self.bins[piece])

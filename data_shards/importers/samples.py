@@ -32,21 +32,21 @@ class Clock:
     runs: np.ndarray
     start_s: float = 0.0
     times: ArrayView | None = None
+    shift_s: float = 0.0
+    "Of measured times against the bins."
 
     def centred_in(self, bin_s: float) -> "Clock":
-        """With runs that begin half a step early where a bin holds one sample, which then lies in its middle.
+        """With each sample counted at the middle of the step that it begins, where a bin holds one sample.
 
         On the border of two bins jitter would decide which of them gets it, and leave some with none.
         """
-        if abs(self.step - bin_s) > FRAME_TOLERANCE * bin_s:
-            return self
-        return replace(self, runs=self.runs - self.step / 2)
+        return replace(self, shift_s=self.step / 2) if abs(self.step - bin_s) <= FRAME_TOLERANCE * bin_s else self
 
     def at(self, start: int, stop: int) -> np.ndarray:
-        """Return the times of samples [start, stop) in s."""
+        """Return the times of samples [start, stop) in s by which they fall into bins."""
         if self.times is None:
             return self.start_s + np.arange(start, stop) * self.step
-        return np.asarray(self.times[start:stop]).astype(np.float64)
+        return np.asarray(self.times[start:stop]).astype(np.float64) + self.shift_s
 
 
 @dataclass(frozen=True)

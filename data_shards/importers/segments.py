@@ -15,13 +15,13 @@ from neurochorus.data_shards.recording import SPLITS, Segment
 from neurochorus.data_shards.splits import block_bounds, random_splits
 
 
-def make_segments(source: Source, recipe: Recipe, layout: Layout, notes: Notes) -> list[Segment]:
+def make_segments(source: Source, recipe: Recipe, layout: Layout, bin_s: float, notes: Notes) -> list[Segment]:
     """Return the segments of a recording, in order; ValueError where labels or splits do not fit its trials."""
     if not recipe.has_trials:
         return _blocks(recipe, layout)
     labels = {name: _by_trial(source, recipe, item.key, layout.trials) for name, item in recipe.labels.items()}
     segments = []
-    for piece, split in zip(layout.pieces, _trial_splits(source, recipe, layout, notes)):
+    for piece, split in zip(layout.pieces, _trial_splits(source, recipe, layout, bin_s, notes)):
         assert piece.trial is not None
         for start, stop in _unbroken(piece, layout):
             # a NaN stands for missing: the label is left out (NaN differs from itself)
@@ -36,11 +36,11 @@ def make_segments(source: Source, recipe: Recipe, layout: Layout, notes: Notes) 
     return segments
 
 
-def _trial_splits(source: Source, recipe: Recipe, layout: Layout, notes: Notes) -> list[str]:
+def _trial_splits(source: Source, recipe: Recipe, layout: Layout, bin_s: float, notes: Notes) -> list[str]:
     if layout.splits:
         return [split for split, trials in layout.splits.items() for _ in range(trials)]
     if recipe.split.key is None:
-        group_N = _overlapping(layout)
+        group_N = _overlapping(layout, bin_s)
         shared = len(group_N) - group_N.max(initial=-1) - 1
         if shared:
             notes.say(f"{shared} trials begin before another has ended: those that overlap have one split")
@@ -53,7 +53,7 @@ def _trial_splits(source: Source, recipe: Recipe, layout: Layout, notes: Notes) 
     return [str(values[piece.trial]) for piece in layout.pieces]
 
 
-def _overlapping(layout: Layout) -> np.ndarray:
+def _overlapping(layout: Layout, bin_s: float) -> np.ndarray:
     """Return a number a piece, the same for trials that share bins directly or by way of others; 0, 1, ... of others.
 
     Trials that do not overlap are numbered in the order of the pieces.
@@ -65,7 +65,7 @@ def _overlapping(layout: Layout) -> np.ndarray:
                     for places in zip(*((piece.start, piece.stop - 1) for piece in layout.pieces)))  # fmt: skip
     order = np.argsort(begins, kind="stable")
     reached = np.maximum.accumulate(ends[order])
-    apart = np.concatenate([[True], begins[order][1:] > reached[:-1]])
+    apart = np.concatenate([[True], begins[order][1:] - reached[:-1] > 0.99 * bin_s])
     chain_N = np.empty(count, dtype=np.int64)
     chain_N[order] = np.cumsum(apart) - 1
     _, first, chain_N = np.unique(chain_N, return_index=True, return_inverse=True)

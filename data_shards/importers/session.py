@@ -57,7 +57,7 @@ def _recording(source: Source, recipe: Recipe) -> Recording:
     facts = {name: source.scalar(item.key) for name, item in recipe.facts.items()}
     table = UnitTable.read(source, recipe.units, notes)
     layout = read_layout(source, recipe, bin_s, table, notes)
-    segments = make_segments(source, recipe, layout, notes)
+    segments = make_segments(source, recipe, layout, bin_s, notes)
     if not segments:
         raise ValueError(f"{source.path}: no bin is left to write: {notes.dropped}")
     return Recording(

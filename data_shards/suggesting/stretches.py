@@ -12,7 +12,7 @@ from neurochorus.data_shards.suggesting.signals import SignalGuess
 START = re.compile(r"(.*?)_?(start|onset|begin)s?(_?times?)?(_s)?")
 STOP = ("stop", "end", "offset")
 OBSERVED = re.compile(r"domain|epoch|observ|valid|session|recorded|intervals$")
-BAD = re.compile(r"invalid|bad|artifact|artefact|exclu|reject", re.IGNORECASE)
+BAD = re.compile(r"(?<![a-z])(invalid|bad|artifacts?|artefacts?|excluded?|rejected)(?![a-z])", re.IGNORECASE)
 """In the name of a table of stretches that are no trials and were not recorded well: neither is guessed from it."""
 MOST_LABELS = 6
 MOST_VALUES = 100
@@ -41,7 +41,7 @@ def find_tables(arrays: Arrays) -> list[Table]:
     found = []
     for start in arrays.of("if", 1):
         stop = _stop_of(arrays, start)
-        if stop is None or BAD.search(start.key):
+        if stop is None or BAD.search(f"{start.table.rpartition('/')[2]} {start.leaf}"):
             continue
         lengths = arrays.values(stop).astype(np.float64) - arrays.values(start).astype(np.float64)
         if not len(lengths) or not np.nanmedian(lengths) > 0:

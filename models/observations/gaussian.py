@@ -10,6 +10,8 @@ from torch import Tensor
 
 from neurochorus.models.observations.base import READ_IN_POWER, Observation
 
+ROUNDING = 1e-7
+
 
 class Gaussian(Observation):
     name = "gaussian"
@@ -22,14 +24,14 @@ class Gaussian(Observation):
         return self.target(signal_BTC, mean_BC, sd_BC) * (READ_IN_POWER * channels_B11.float().rsqrt())
 
     def target(self, signal_BTC: Tensor, mean_BC: Tensor, sd_BC: Tensor) -> Tensor:
-        return _in_sd(signal_BTC.float() - mean_BC.unsqueeze(1), sd_BC.unsqueeze(1))
+        return _in_sd(signal_BTC.float() - mean_BC.unsqueeze(1), mean_BC.unsqueeze(1), sd_BC.unsqueeze(1))
 
     def past(self, signal_BTC: Tensor, mean_BC: Tensor, sd_BC: Tensor, cap: float) -> Tensor:
         """z-scores between -cap and cap."""
         return self.target(signal_BTC, mean_BC, sd_BC).clamp(-cap, cap)
 
     def summed_target(self, sums_BC: Tensor, bins_B1: Tensor, mean_BC: Tensor, sd_BC: Tensor) -> Tensor:
-        return _in_sd(sums_BC - bins_B1 * mean_BC, sd_BC)
+        return _in_sd(sums_BC - bins_B1 * mean_BC, mean_BC, sd_BC)
 
     def usual_level(self, mean_BC: Tensor) -> Tensor:
         return torch.zeros_like(mean_BC)
@@ -73,7 +75,10 @@ def log_sd(shape: Tensor) -> Tensor:
     return shape.clamp(-6.0, 3.0)
 
 
-def _in_sd(deviation: Tensor, sd: Tensor) -> Tensor:
-    """Deviations in standard deviations, whatever the unit; 0 where the train split says nothing of the spread."""
-    known = sd > 0
+def _in_sd(deviation: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    """Deviations in standard deviations, whatever the unit; 0 where the train split says nothing of the spread.
+
+    An sd of less than float32 can tell beside the mean is that of rounding.
+    """
+    known = sd > ROUNDING * mean.abs()
     return torch.where(known, deviation / torch.where(known, sd, 1.0), 0.0)

@@ -83,7 +83,8 @@ def evaluate(
     if recalibrate:
         if split == "valid":
             raise ValueError("recalibration is fitted on the valid split: evaluate it on another one, such as test")
-        inflation = _fitted_inflation(models, corpus, sessions, forecast, seed, progress)
+        scored = [name for name in sessions if SessionData(corpus, name, split, forecast, seed).no_spikes is None]
+        inflation = _fitted_inflation(models, corpus, scored, forecast, seed, progress)
     results: dict[str, SessionResult] = {}
     left_out: dict[str, str] = {}
     rows = {row: (models[name], head) for name, heads in _heads(models).items() for row, head in heads.items()}

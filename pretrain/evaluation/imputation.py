@@ -97,7 +97,8 @@ def score_imputation(
             units[session_id] = _hidden_units(model, data, train_NTC, valid_NTC, hiding, seed, imputation)
             bins[session_id] = _hidden_bins(model, data, train_NTC, valid_NTC, hiding, seed, imputation)
         except ValueError as error:
-            raise ValueError(f"session {session_id!r}: {error}") from error
+            named = f"session {session_id!r}"
+            raise error if named in str(error) else ValueError(f"{named}: {error}") from error
         about[session_id] = {"subject": entry.subject_id, "windows": len(data.keys), "units": len(data.unit_ids)}
     metric = "bits_per_spike" if corpus.modality == "spikes" else "r2"
     return {

@@ -145,9 +145,11 @@ def _pairs(
     scratch = [arm for arm in arms if arm.startswith(SCRATCH)]
     yield from itertools.product(adapted, scratch)
     yield from itertools.combinations(adapted, 2)
-    known = {name: found[0] for name, values in baselines.items() if (found := summary(values)) is not None}
-    if known:
-        baseline = max(known, key=lambda name: known[name])
+    numbers = {name: [value for value in values.values() if value is not None] for name, values in baselines.items()}
+    most = max(map(len, numbers.values()), default=0)
+    means = {name: float(np.mean(values)) for name, values in numbers.items() if values and len(values) == most}
+    if means:  # those that are defined in all sessions: a PSTH may be there in some alone
+        baseline = max(means, key=lambda name: means[name])
         best = best_arm(arms, fraction, from_scratch=True)
         yield from ((arm, baseline) for arm in [*adapted, *([] if best is None else [best[0]])])
 

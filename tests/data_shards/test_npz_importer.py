@@ -152,6 +152,18 @@ def test_trials_that_share_bins_share_their_split(tmp_path: Path) -> None:
         make(tmp_path, recipe, ARRAYS | {"centers": np.tile(centers[0], (10, 1)), "lick": [1.0]})
 
 
+def test_two_keys_may_share_times_of_which_one_is_odd(tmp_path: Path) -> None:
+    at = np.linspace(0, 40, 401)
+    at[7] = -1e12
+    recipe = TRIALS | {
+        "signal": {"layout": "trials", "key": "spikes", "bin_centers": "centers"},
+        "covariates": {"p": {"key": ["x", "y"], "per": "time", "time": "at", "implausible": "drop"}},
+    }
+    arrays = {"centers": 5.0 + 3 * np.arange(10)[:, None] + 0.01 * np.arange(6), "at": at, "x": at, "y": 2 * at}
+    found = make(tmp_path, recipe, ARRAYS | arrays).covariates["p"]
+    np.testing.assert_allclose(found, arrays["centers"].reshape(-1, 1) * [1, 2], atol=1e-4)
+
+
 def test_a_value_that_stands_for_missing_is_met_in_the_precision_of_the_file(tmp_path: Path) -> None:
     speed = np.full((10, 6), 0.1, dtype=np.float32)
     speed[3, 2] = -999.9

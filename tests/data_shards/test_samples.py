@@ -74,6 +74,17 @@ def test_a_bin_a_frame_holds_that_frame_in_spite_of_jitter(tmp_path: Path, jitte
     np.testing.assert_array_equal(recording.signal_TC[:1000], frames[:1000])
 
 
+def test_trials_that_begin_with_a_frame_hold_their_frames_in_spite_of_jitter(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
+    times = 12.5 + np.arange(2000) / 30 + 1e-4 * np.random.default_rng(1).uniform(-1, 1, 2000)
+    arrays = {"at": times, "lfp": frames, "on": 12.5 + np.arange(1, 20) * 3.0, "off": 12.5 + np.arange(1, 20) * 3.0 + 1}
+    trials = {"trials": {"start": "on", "stop": "off"}, "split": {"method": "random"}}
+    recording = make(tmp_path, {"sampling": {"times": "at"}}, arrays, bin_s=1 / 30, **trials)
+    assert len(recording.segments) == 19
+    expected = np.concatenate([frames[90 * trial : 90 * trial + 30] for trial in range(1, 20)])
+    np.testing.assert_array_equal(recording.signal_TC, expected)
+
+
 def test_trials_of_a_sampled_signal_start_where_they_start(tmp_path: Path) -> None:
     trials = {"align": "cue", "window_s": [-0.1, 0.1]}
     recording = make(

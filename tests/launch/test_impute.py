@@ -99,6 +99,15 @@ def test_units_that_an_array_lacks_are_filled_in(
     for name in ("rates", "counts", "recorded", "observed", "unit_ids"):
         np.testing.assert_array_equal(made[0][name], made[1][name])
     assert made[0]["unit_ids"].tolist() == [f"u{unit}" for unit in range(5)]
+    mask = np.zeros((12, 3), dtype=bool)
+    mask[3:5, 0] = True
+    np.save(tmp_path / "mask.npy", mask)  # like the array: of its columns
+    words = ["--data", str(tmp_path / "fewer/counts.npy"), "--unit-ids", str(tmp_path / "ids.txt")]
+    words += ["--missing", str(tmp_path / "mask.npy"), "--out", str(tmp_path / "made.npz")]
+    assert impute.main([*base, *words]) == 0
+    observed = np.load(tmp_path / "made.npz", allow_pickle=False)["observed"]
+    assert np.argwhere(~observed[0, :, 4])[:, 0].tolist() == [3, 4]
+    assert observed[:, :, [0, 2]].all()
     assert not made[0]["observed"][:, :, [1, 3]].any()
 
 

@@ -149,6 +149,8 @@ def test_z_scores_know_no_unit_and_say_nothing_of_what_never_varied() -> None:
     signal = torch.tensor([[[1.5e-13, 2.0, 7.0]]])
     mean, sd = torch.tensor([[1e-13, 1.0, 5.0]]), torch.tensor([[1e-13, 0.5, 0.0]])
     expected = torch.tensor([[[0.5, 2.0, 0.0]]])
+    rounded = sd + torch.tensor([[0.0, 0.0, 2e-7]])  # as sqrt(E[x^2] - E[x]^2) of a constant comes out
+    torch.testing.assert_close(Gaussian().target(signal, mean, rounded), expected)
     torch.testing.assert_close(Gaussian().target(signal, mean, sd), expected)
     torch.testing.assert_close(
         Gaussian().summed_target(signal[0] * 3, torch.tensor([[3.0]]), mean, sd), 3 * expected[0]

@@ -71,6 +71,13 @@ def test_adaptations_are_compared_with_each_other_and_with_the_best_baseline() -
     assert lost["difference"] == pytest.approx(abs(0.12 - np.mean(means)))
 
 
+def test_a_baseline_of_some_sessions_is_not_the_best_of_all() -> None:
+    given = results()
+    some, every = {SESSIONS[0]: 0.9}, dict.fromkeys(SESSIONS, 0.1)
+    made = transfer_comparisons(given["arms"], [0.1], {"psth": {"0.1": some}, "ridge": {"0.1": every}})
+    assert {"ridge"} == {one[key] for one in made for key in ("better_row", "than_row")} - given["arms"].keys()
+
+
 def test_seeds_are_averaged_and_missing_values_left_out() -> None:
     assert over_seeds({"a": [1.0, 3.0], "b": [None, 2.0], "c": [float("nan")]}) == {"a": 2.0, "b": 2.0, "c": None}
     assert summary({"a": 1.0, "b": None}) == (1.0, 1.0, 1.0)
