@@ -26,6 +26,14 @@ def test_a_checkpoint_is_continued_in_another_directory(work: Path, one: Path) -
 
 
 @pytest.mark.slow
+def test_a_job_that_went_back_is_queued_again_when_that_stage_is_done(work: Path, one: Path) -> None:  # noqa: F811
+    checkpoint = sorted((one / "checkpoints" / "autoencoder").glob("step_*"))[0]
+    words = [*pretraining(work, "early"), "--resume-from", checkpoint]
+    assert f"autoencoder: resumed at step {int(checkpoint.name[-8:])}" in succeed("pretrain.py", *words)
+    assert "dynamics: all 6 steps are done" in succeed("pretrain.py", *words)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["export", "checkpoints/dynamics/step_00000006"])
 def test_weights_are_taken_from_a_model_or_a_checkpoint(work: Path, one: Path, source: str) -> None:  # noqa: F811
     name = source.partition("/")[0]
