@@ -60,8 +60,8 @@ def take_dynamics(model: NeuralModel, path: str) -> None:
     )
     if problems:
         raise ValueError(
-            f"dynamics.init {path}: its weights belong to other settings than those below `model` of this run; copy "
-            "them:\n  - " + "\n  - ".join(problems)
+            f"dynamics.init {path}: its weights belong to other settings than those of this run; copy them:\n  - "
+            + "\n  - ".join(problems)
         )
     model.dynamics.load_state_dict(source.dynamics.state_dict())
 
@@ -70,4 +70,4 @@ def _of_trained_dynamics(config: ModelConfig) -> dict[str, Any]:
     """Settings of dynamics and heads (dotted name -> value) but those of sampling and of a joint stage."""
     values = settings_to_dict(replace(config, dynamics=replace(config.dynamics, joint=JointConfig())))
     chosen = dict(flattened({name: values[name] for name in ("dynamics", "head", "heads")}))
-    return {name: value for name, value in chosen.items() if name not in SAMPLING_SETTINGS}
+    return {f"model.{name}": value for name, value in chosen.items() if name not in SAMPLING_SETTINGS}

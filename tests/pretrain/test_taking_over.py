@@ -27,8 +27,10 @@ def test_what_belongs_to_the_weights_is_refused_by_name(tmp_path: Path) -> None:
     path = save(small_model(history_noise=0.2), tmp_path / "export")
     model = small_model(seed=1)
     before = {name: value.clone() for name, value in model.dynamics.state_dict().items()}
-    with pytest.raises(ValueError, match=r"dynamics\.init .*\n  - dynamics\.history_noise: 0\.2 in .*export, \S+ now$"):
+    with pytest.raises(
+        ValueError, match=r"dynamics\.init .*\n  - model\.dynamics\.history_noise: 0\.2 in .*export, \S+ now$"
+    ):
         take_dynamics(model, str(path))
-    with pytest.raises(ValueError, match=r'head: "energy" in .*energy, "flow" now'):
+    with pytest.raises(ValueError, match=r'model\.head: "energy" in .*energy, "flow" now'):
         take_dynamics(small_model("flow"), str(save(small_model(), tmp_path / "energy")))
     assert all(torch.equal(value, before[name]) for name, value in model.dynamics.state_dict().items())
