@@ -374,7 +374,7 @@ def test_the_whole_command_and_going_on_with_it(
     for session in sessions:
         assert results["trials"]["0.5"][session] == round(results["trials"]["1"][session] / 2)
     assert set(results["baselines"]) == {"train mean", "psth", "trailing mean", "ridge", "ridge mix"}
-    assert len(results["comparisons"]) == 2 * 2 * 3
+    assert len(results["comparisons"]) == 2 * (2 * 3 + 1 + 3)
     assert set(results["tuned"]["1"]["valid"]) == {"8:1:2", "8:1:4:0.5"}
     assert (out / "transfer.png").read_bytes()[:4] == b"\x89PNG"
     text = (out / "transfer.md").read_text()
