@@ -23,7 +23,7 @@ from neurochorus.data_shards.settings import apply_overrides, parse_settings
 from neurochorus.launch.evaluation_tables import result_tables
 from neurochorus.launch.options import add_device, add_sampling, command_parser
 from neurochorus.models import load, read_training, set_sampling
-from neurochorus.models.missing_units import accept_missing_units, missing_units_note
+from neurochorus.models.missing_units import accept_missing_units, missing_units_notes
 from neurochorus.pretrain.config import ForecastSection
 from neurochorus.pretrain.evaluation.evaluate import evaluate
 from neurochorus.pretrain.evaluation.example_forecasts import write_example_forecasts
@@ -73,8 +73,8 @@ def run(options: Any, console: Console, examples: Path | None = None) -> dict[st
     missing = accept_missing_units(model, [corpus.session(session_id) for session_id in sessions])
     for other in beside.values():
         accept_missing_units(other, [])
-    for session_id, count in missing.items():
-        console.print(missing_units_note(session_id, count, len(model.registry.session(session_id).unit_ids)))
+    for line in missing_units_notes(model, missing):
+        console.print(line)
     finer = [session_id for session_id in sessions if corpus.factor_of(session_id) > 1]
     if finer:
         console.print(

@@ -94,8 +94,7 @@ def find_targets(
 
     Raises ValueError for a subject that has no session there, and where none is left to pretrain on.
     """
-    run_dir = {**values.get("run", {}), "dir": str(out)}
-    config = parse_settings(RunConfig, {**values, "run": run_dir}, where)
+    config = _run_config(values, where)
     corpus = Corpus(config.data.paths, config.data.bin_s)
     chosen = select_sessions(corpus.sessions, config.data.sessions, config.data.exclude)
     subject_of = {session: corpus.session(session).subject_id for session in chosen}
@@ -133,9 +132,14 @@ def report(corpus: Corpus, targets: Sequence[Target], out: Path, name: str) -> s
     return text
 
 
+def _run_config(values: Mapping[str, Any], where: str) -> RunConfig:
+    """Settings of a pretraining, wherever it goes."""
+    return parse_settings(RunConfig, {**values, "run": {**values.get("run", {}), "dir": "."}}, where)
+
+
 def _pretrained_with(values: Mapping[str, Any], corpus: Corpus, target: Target) -> dict[str, Any]:
     """All that the pretraining without a target depends on."""
-    config = parse_settings(RunConfig, {**values, "run": {**values.get("run", {}), "dir": "."}}, "settings")
+    config = _run_config(values, "settings")
     settings = settings_to_dict(replace(config, data=replace(config.data, sessions=list(target.sources), exclude=[])))
     return {
         **that_move_results(settings),
@@ -155,7 +159,7 @@ def _pretraining(options: Any, target: Target, port: int) -> Part:
 
 def _refuse_what_cannot_be_compared(options: Any, values: Mapping[str, Any], corpus: Corpus, target: Target) -> None:
     """Raise ValueError for all that the comparison would refuse, had the model been trained already."""
-    config = parse_settings(RunConfig, {**values, "run": {**values.get("run", {}), "dir": "."}}, options.config)
+    config = _run_config(values, options.config)
     config = replace(config, model=with_widths(config.model, [corpus.session(source) for source in target.sources]))
     chosen = finetune.options_of(_comparison(options, target, config.data.bin_s))
     adaptation = adaptation_of(chosen, finetune.values_of(chosen))

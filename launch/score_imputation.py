@@ -22,7 +22,7 @@ from neurochorus.data_shards.manifest import select_sessions
 from neurochorus.data_shards.settings import parse_settings
 from neurochorus.launch.options import add_device, command_parser
 from neurochorus.models import load, read_training
-from neurochorus.models.missing_units import accept_missing_units, missing_units_note
+from neurochorus.models.missing_units import accept_missing_units, missing_units_notes
 from neurochorus.pretrain.evaluation.imputation import HidingSettings, score_imputation
 from neurochorus.pretrain.evaluation.output_file import check_output, write_whole
 
@@ -59,8 +59,8 @@ def run(options: Any, console: Console) -> dict[str, Any]:
         )
     sessions = select_sessions(corpus.sessions if options.sessions else in_both, options.sessions)
     missing = accept_missing_units(model, [corpus.session(session_id) for session_id in sessions])
-    for session_id, count in missing.items():
-        console.print(missing_units_note(session_id, count, len(model.registry.session(session_id).unit_ids)))
+    for line in missing_units_notes(model, missing):
+        console.print(line)
     settings = {name: getattr(options, name) for name in IMPUTATION if getattr(options, name) is not None}
     with console.status("imputing") as status:
         results = score_imputation(

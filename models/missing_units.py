@@ -6,7 +6,7 @@ power of all columns that it is given, which here are those at hand, 1 / sqrt(sh
 B samples, C units at hand.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,6 +45,12 @@ def accept_missing_units(model: "NeuralModel", entries: Iterable[SessionEntry]) 
     known = {session.session_id: len(session.unit_ids) for session in model.registry.sessions}
     missing = {e.session_id: known[e.session_id] - len(e.unit_ids) for e in entries if e.session_id in known}
     return {session_id: count for session_id, count in missing.items() if count > 0}
+
+
+def missing_units_notes(model: "NeuralModel", missing: Mapping[str, int]) -> Iterator[str]:
+    """A line for each session (-> how many units) of which some are missing."""
+    for session_id, count in missing.items():
+        yield missing_units_note(session_id, count, len(model.registry.session(session_id).unit_ids))
 
 
 def missing_units_note(session_id: str, missing: int, known: int) -> str:

@@ -41,10 +41,12 @@ def _trial_splits(source: Source, recipe: Recipe, layout: Layout, bin_s: float, 
         return [split for split, trials in layout.splits.items() for _ in range(trials)]
     if recipe.split.key is None:
         group_N = _overlapping(layout, bin_s)
-        shared = len(group_N) - group_N.max(initial=-1) - 1
-        if shared:
-            notes.say(f"{shared} trials begin before another has ended: those that overlap have one split")
-        splits = random_splits(int(group_N.max(initial=-1)) + 1, recipe.split)
+        groups = int(group_N.max(initial=-1)) + 1
+        if groups < len(group_N):
+            notes.say(
+                f"{len(group_N) - groups} trials begin before another has ended: those that overlap have one split"
+            )
+        splits = random_splits(groups, recipe.split)
         return [splits[group] for group in group_N]
     values = _by_trial(source, recipe, recipe.split.key, layout.trials)
     odd = sorted({str(value) for value in values} - set(SPLITS))
@@ -61,8 +63,8 @@ def _overlapping(layout: Layout, bin_s: float) -> np.ndarray:
     count = len(layout.pieces)
     if layout.centers_T is None or not count:
         return np.arange(count)
-    begins, ends = (np.array([layout.centers_T[at] for at in places])
-                    for places in zip(*((piece.start, piece.stop - 1) for piece in layout.pieces)))  # fmt: skip
+    begins = layout.centers_T[[piece.start for piece in layout.pieces]]
+    ends = layout.centers_T[[piece.stop - 1 for piece in layout.pieces]]
     order = np.argsort(begins, kind="stable")
     reached = np.maximum.accumulate(ends[order])
     apart = np.concatenate([[True], begins[order][1:] - reached[:-1] > 0.99 * bin_s])

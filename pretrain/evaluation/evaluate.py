@@ -79,12 +79,7 @@ def evaluate(
     models = {model.config.head: model, **(beside or {})}
     if len(models) <= len(beside or {}):
         raise ValueError(f"a model beside is named {model.config.head!r} like the head of the model: name it otherwise")
-    inflation: Inflation = {}
-    if recalibrate:
-        if split == "valid":
-            raise ValueError("recalibration is fitted on the valid split: evaluate it on another one, such as test")
-        scored = [name for name in sessions if SessionData(corpus, name, split, forecast, seed).no_spikes is None]
-        inflation = _fitted_inflation(models, corpus, scored, forecast, seed, progress)
+    inflation = _fitted_inflation(models, corpus, sessions, split, forecast, seed, progress) if recalibrate else {}
     results: dict[str, SessionResult] = {}
     left_out: dict[str, str] = {}
     rows = {row: (models[name], head) for name, heads in _heads(models).items() for row, head in heads.items()}
@@ -107,16 +102,7 @@ def evaluate(
     reconstructions = _table(metric, {name: result.reconstruction for name, result in results.items()})
     calibration = calibration_summary(_by_row(results), forecast.samples, inflation)
     return {
-        "head": model.config.head,
-        "modality": corpus.modality,
-        "split": split,
-        "seed": seed,
-        "samples": forecast.samples,
-        "context_bins": forecast.context_bins,
-        "horizon_bins": forecast.horizon_bins,
-        "stride_bins": forecast.stride_bins,
-        "bin_s": corpus.bin_s,
-        "covariates": {name: covariate.known for name, covariate in model.config.dynamics.covariates.items()},
+        **_what_was_evaluated(model, corpus, split, forecast, seed),
         "forecast": forecasts,
         "reconstruction": reconstructions,
         "calibration": calibration,
@@ -132,6 +118,23 @@ def evaluate(
                 **{name: (model.config.head, table) for name, table in score_tables(calibration).items()},
             }
         ),
+    }
+
+
+def _what_was_evaluated(
+    model: NeuralModel, corpus: Corpus, split: str, forecast: ForecastSection, seed: int
+) -> dict[str, Any]:
+    return {
+        "head": model.config.head,
+        "modality": corpus.modality,
+        "split": split,
+        "seed": seed,
+        "samples": forecast.samples,
+        "context_bins": forecast.context_bins,
+        "horizon_bins": forecast.horizon_bins,
+        "stride_bins": forecast.stride_bins,
+        "bin_s": corpus.bin_s,
+        "covariates": {name: covariate.known for name, covariate in model.config.dynamics.covariates.items()},
     }
 
 
@@ -180,14 +183,19 @@ def _fitted_inflation(
     models: Mapping[str, NeuralModel],
     corpus: Corpus,
     sessions: Sequence[str],
+    split: str,
     forecast: ForecastSection,
     seed: int,
     progress: Callable[[str], None],
 ) -> Inflation:
-    """Factors of every learned row, fitted on the valid split of all sessions together."""
+    """Factors of every learned row, fitted on the valid split of all sessions that are scored on `split`, together."""
+    if split == "valid":
+        raise ValueError("recalibration is fitted on the valid split: evaluate it on another one, such as test")
     bins = forecast.context_bins + forecast.horizon_bins
     scores: dict[str, list[EnsembleScores]] = {}
     for session_id in sessions:
+        if SessionData(corpus, session_id, split, forecast, seed).no_spikes is not None:
+            continue
         progress(f"{session_id}, valid split")
         for name, heads in _heads(models).items():
             model = models[name]
